@@ -1,0 +1,1 @@
+"""What the allocators of this process can tell, each in its own module."""

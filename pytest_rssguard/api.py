@@ -1,0 +1,219 @@
+"""`returns` and `measure`: guard a block of code, in a test or in plain Python."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import TracebackType
+from typing import Self
+
+from pytest_rssguard.errors import SettingError, UnknownArgumentError
+from pytest_rssguard.explain import exception_name, explain, headline
+from pytest_rssguard.failures import RssGuardWarning, RssLeak, RssNotReturned, RssRetained
+from pytest_rssguard.guard import Guard, Span
+from pytest_rssguard.model import Account, Outcome
+from pytest_rssguard.result import Result
+from pytest_rssguard.settings import Settings
+
+_EXCEPTIONS: Mapping[Outcome, type[RssNotReturned]] = {Outcome.LEAKED: RssLeak, Outcome.RETAINED: RssRetained}
+
+
+@cache
+def process_guard() -> Guard:
+    """Return the one guard of this process: measurements nest, so they must know of each other."""
+    return Guard()
+
+
+def message(result: Result, *, nodeid: str = "", reason: str | None = None) -> str:
+    """Return the whole failure text without the exception's name."""
+    return "\n".join((headline(result), "", *explain(result, nodeid=nodeid, reason=reason)))
+
+
+def failure(result: Result, *, nodeid: str = "", reason: str | None = None) -> RssNotReturned:
+    """Return the exception that `result` raises where it is judged."""
+    kind = _EXCEPTIONS.get(result.verdict.outcome, RssNotReturned)
+    return kind(message(result, nodeid=nodeid, reason=reason))
+
+
+def announce(result: Result) -> str:
+    """Return the first line with the exception's name: what stands in warnings and records."""
+    return f"{exception_name(result.verdict.outcome)}: {headline(result)}"
+
+
+class Measurement:
+    """A measured block of code: `with measure() as m`. Sizes in bytes; reading before the end raises RuntimeError."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        label: str = "",
+        judged: bool = False,
+        census: bool = False,
+        off: bool = False,
+        done: Callable[[Measurement], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.label = label
+        self.judged = judged
+        self._census = census
+        self._off = off
+        self._done = done
+        self._span: Span | None = None
+        self._result: Result | None = None
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        if self._span is not None or self._ended:
+            raise RuntimeError("rssguard: a measurement can be used once; make a new one with measure() or returns()")
+        if not self._off:
+            self._span = process_guard().begin(self.settings.limit, trim=self.settings.trim, census=self._census)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ended = True
+        span, self._span = self._span, None
+        if span is None:
+            return
+        if error is not None:
+            process_guard().cancel(span)
+            return
+        self._result = process_guard().end(span)
+        if self._done is not None:
+            self._done(self)
+        elif self.judged:
+            self.enforce()
+
+    def enforce(self) -> None:
+        """Raise or warn as the outcome asks for."""
+        result = self.result
+        outcome = result.verdict.outcome
+        if outcome is Outcome.UNMEASURABLE or (outcome is Outcome.RETAINED and self.settings.warns):
+            warnings.warn(RssGuardWarning(message(result, reason=self.settings.reason)), stacklevel=3)
+        elif outcome in {Outcome.LEAKED, Outcome.RETAINED, Outcome.GREW}:
+            raise failure(result, reason=self.settings.reason)
+
+    @property
+    def result(self) -> Result:
+        """Everything that was found."""
+        if self._result is None:
+            state = "measured nothing (its body failed, or --rssguard-off)" if self._ended else "has not ended yet"
+            raise RuntimeError(f"rssguard: this measurement {state}")
+        return self._result
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome at the tolerance in force; "not judged" under --rssguard-off."""
+        return Outcome.NOT_JUDGED if self._idle else self.result.verdict.outcome
+
+    @property
+    def _idle(self) -> bool:
+        return self._off and self._ended
+
+    @property
+    def growth(self) -> int:
+        """RSS growth."""
+        return 0 if self._idle else self.result.growth
+
+    @property
+    def held(self) -> int:
+        """Growth that the program still holds."""
+        return 0 if self._idle else self.result.held
+
+    @property
+    def retained(self) -> int:
+        """Growth that was freed and stayed resident."""
+        return 0 if self._idle else self.result.retained
+
+    @property
+    def allocated(self) -> int | None:
+        """Growth of the allocators' counters and of mapping sizes; None where a counter is missing."""
+        return 0 if self._idle else self.result.allocated
+
+    @property
+    def ledger(self) -> Mapping[Account, int | None]:
+        """The accounts; they sum to `growth`."""
+        return dict.fromkeys(Account, 0) if self._idle else self.result.accounts
+
+    def __str__(self) -> str:
+        if self._idle:
+            return "not measured: --rssguard-off"
+        return f"{exception_name(self.outcome)}: {message(self.result)}"
+
+
+class Blocks:
+    """The two functions, bound to what a test run sets: what the fixture `rssguard` is."""
+
+    def __init__(
+        self, base: Settings, *, off: bool = False, done: Callable[[Measurement], None] | None = None
+    ) -> None:
+        self._base = base
+        self._off = off
+        self._done = done
+
+    def returns(
+        self,
+        tolerance: str | int | None = None,
+        *,
+        trim: bool | None = None,
+        retained: str | int | None = None,
+        label: str = "",
+        reason: str | None = None,
+    ) -> Measurement:
+        """Return a context manager that raises RssLeak, RssRetained or RssNotReturned like the marker.
+
+        Arguments as the marker's; `label` names the block in reports. Raises SettingError for a bad one.
+        """
+        settings = self._base.with_arguments(
+            {"tolerance": tolerance, "trim": trim, "retained": retained, "reason": reason}
+        )
+        return Measurement(settings, label=_label(label), judged=True, off=self._off, done=self._done)
+
+    def measure(
+        self, tolerance: str | int | None = None, *, trim: bool | None = None, census: bool = False, label: str = ""
+    ) -> Measurement:
+        """Return a context manager that only measures. `census`: page-exact at both ends, whatever happens."""
+        settings = self._base.with_arguments({"tolerance": tolerance, "trim": trim})
+        if not isinstance(census, bool):
+            raise SettingError(name="census", given=census, accepted="True or False")
+        return Measurement(settings, label=_label(label), census=census, off=self._off, done=self._done)
+
+
+def _label(label: object) -> str:
+    if not isinstance(label, str):
+        raise SettingError(name="label", given=label, accepted="a text")
+    return label
+
+
+def returns(
+    tolerance: str | int | None = None,
+    *,
+    trim: bool | None = None,
+    retained: str | int | None = None,
+    label: str = "",
+    reason: str | None = None,
+) -> Measurement:
+    """Guard a block outside a test run: as the fixture's `returns`."""
+    return Blocks(Settings()).returns(tolerance, trim=trim, retained=retained, label=label, reason=reason)
+
+
+def measure(
+    tolerance: str | int | None = None, *, trim: bool | None = None, census: bool = False, label: str = ""
+) -> Measurement:
+    """Measure a block outside a test run: as the fixture's `measure`."""
+    return Blocks(Settings()).measure(tolerance, trim=trim, census=census, label=label)
+
+
+__all__ = [
+    "Blocks",
+    "Measurement",
+    "SettingError",
+    "UnknownArgumentError",
+    "announce",
+    "failure",
+    "measure",
+    "message",
+    "process_guard",
+    "returns",
+]

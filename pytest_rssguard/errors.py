@@ -1,0 +1,66 @@
+"""What can go wrong before a verdict: settings that make no sense, memory that does not add up."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Final, TypedDict
+
+#: The longest echo of somebody's input in a message, in characters.
+_ECHO: Final = 60
+
+
+class _SettingErrorFields(TypedDict):
+    name: str
+    given: object
+    accepted: str
+    advice: str
+
+
+class RssGuardError(Exception):
+    """Base of the errors that pytest-rssguard raises on its own behalf."""
+
+    slug: Final[str] = "error"
+
+
+class SettingError(RssGuardError, ValueError):
+    """A setting that cannot be used: says what was given, what is accepted and what to do."""
+
+    slug: Final[str] = "bad-setting"
+
+    def __init__(self, *, name: str, given: object, accepted: str, advice: str = "") -> None:
+        self.fields = _SettingErrorFields(name=name, given=given, accepted=accepted, advice=advice)
+        echo = repr(given)
+        if len(echo) > _ECHO:
+            echo = f"{echo[: _ECHO - 1]}…"
+        super().__init__(f"{name}={echo}: expected {accepted}" + (f"; {advice}" if advice else ""))
+
+
+class UnknownArgumentError(RssGuardError, TypeError):
+    """An argument that does not exist: lists the valid ones and the nearest of them."""
+
+    slug: Final[str] = "unknown-argument"
+
+    def __init__(self, *, given: str, valid: tuple[str, ...]) -> None:
+        self.given = given
+        self.valid = valid
+        near = get_close_matches(given, valid, n=1, cutoff=0.5)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"unknown argument {given!r}{hint} Valid: {', '.join(valid)}" if near else
+                         f"unknown argument {given!r}. Valid: {', '.join(valid)}")
+
+
+class InconsistentMemoryError(RssGuardError):
+    """Memory that does not read like what it was taken for: the census degrades and says so."""
+
+    slug: Final[str] = "inconsistent-memory"
+
+    def __init__(self, reason: str, *, address: int | None = None) -> None:
+        self.reason = reason
+        self.address = address
+        super().__init__(reason if address is None else f"{reason} at {address:#x}")
+
+
+class UnreadableError(RssGuardError):
+    """A file under /proc that is missing, refuses to be read, or holds text that is no such file's."""
+
+    slug: Final[str] = "unreadable"

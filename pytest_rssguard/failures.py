@@ -1,0 +1,41 @@
+"""The exceptions that tests see, and the warning. Failures of pytest's own kind, shown without a traceback.
+
+Their `__module__` is "builtins" so that pytest's summary and JUnit say "RssLeak: …" and not a dotted path.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+
+class RssGuardWarning(UserWarning):
+    """Retained memory where only held memory fails, or memory that cannot be measured."""
+
+    __module__ = "pytest_rssguard"
+
+
+class RssNotReturned(pytest.fail.Exception):
+    """RSS did not come back after a guarded body. `result` has the numbers."""
+
+    __module__ = "builtins"
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text, pytrace=False)
+
+
+class RssLeak(RssNotReturned):
+    """The body still holds memory over the tolerance."""
+
+    __module__ = "builtins"
+
+
+class RssRetained(RssNotReturned):
+    """The body freed its memory, but the allocator kept it resident."""
+
+    __module__ = "builtins"
+
+
+class RssRegression(RssNotReturned):
+    """A test holds or retains more than its committed baseline allows."""
+
+    __module__ = "builtins"

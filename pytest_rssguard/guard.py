@@ -1,0 +1,258 @@
+"""The engine: settle, read, let the body run, settle, read, and only then decode, close the books and judge.
+
+Knows nothing of pytest. It returns values; who calls it raises, prints or fails.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+from dataclasses import replace
+from typing import Final
+
+import psutil
+
+from pytest_rssguard import ledger
+from pytest_rssguard.errors import UnreadableError
+from pytest_rssguard.model import Account, Basis, Census, Evidence, Limit, Outcome, Snapshot, Verdict
+from pytest_rssguard.private import find_private_allocators
+from pytest_rssguard.probe import LinuxProbe, Slot
+from pytest_rssguard.result import Released, Result
+from pytest_rssguard.self_census import SelfCensus
+from pytest_rssguard.verdict import judge
+
+#: Below this tolerance a young collection is not enough: it leaves some 150 B more than a full one.
+_FINE: Final = 64 << 10
+#: Module names are remembered only while their list stays well under 64 KiB (docs/design.md, "Hot and cold").
+_MOST_MODULES: Final = 4096
+_LAST: Final = ("last_type", "last_value", "last_traceback", "last_exc")
+
+
+def drop_last_exception() -> None:
+    """Forget the last failure that Python keeps for post-mortem debugging: it pins that test's locals.
+
+    Measured: without this a failing test with 48 MiB of locals hides a 48 MiB leak of the next test completely.
+    """
+    for name in _LAST:
+        if hasattr(sys, name):
+            delattr(sys, name)
+
+
+def collect_garbage() -> None:
+    """Collect until nothing is found, at most 10 times: a chain of __del__ needed 4 passes."""
+    for _ in range(10):
+        if not gc.collect():
+            return
+
+
+class Span:
+    """One measurement under way: its two slots, its limit, and what was true when it began."""
+
+    __slots__ = ("after", "before", "limit", "modules", "own_bytes", "rss", "slots", "then", "thread", "trim")
+
+    def __init__(self, limit: Limit, *, trim: bool, slots: tuple[Slot, Slot] | None) -> None:
+        self.limit, self.trim = limit, trim
+        self.slots = slots  # kept whole: a new pair after the baseline would be a live block more
+        self.before, self.after = slots or (None, None)
+        self.modules: list[str] = []
+        self.then: Census | None = None
+        self.own_bytes = self.rss = 0
+        self.thread = threading.get_ident()
+
+
+class Guard:
+    """Measures this process. `blind` says why it cannot, or is empty."""
+
+    def __init__(self, probe: LinuxProbe | None = None) -> None:
+        self.probe = probe or LinuxProbe()
+        self._process = psutil.Process()
+        self._spare: list[tuple[Slot, Slot]] = []
+        self._open: list[Span] = []
+        self.blind = self.probe.why_not
+        if not self.blind and sys.implementation.name != "cpython":
+            self.blind = f"{sys.implementation.name}: its memory manager is not known here"
+        self._census = None if self.blind else SelfCensus(self.probe)
+        for trim in (True, False, False):  # walk every path of a passing measurement: first use then costs no test
+            self.end(self.begin(Limit(tolerance=1 << 40), trim=trim))
+
+    def begin(self, limit: Limit, *, trim: bool = False, census: bool = False) -> Span:
+        """Settle, trim, take the baseline. `census`: first take a census, for accounts that are exact at both ends.
+
+        Raises RuntimeError while another thread measures.
+        """
+        if self._open and self._open[-1].thread != threading.get_ident():
+            raise RuntimeError("rssguard: another thread is measuring; measurements of two threads cannot overlap")
+        if self._census is None:
+            span = Span(limit, trim=trim, slots=None)
+            collect_garbage()
+            span.rss = self._process.memory_info().rss
+            self._open.append(span)
+            return span
+        probe = self.probe
+        span = Span(limit, trim=trim, slots=self._spare.pop() if self._spare else (probe.new_slot(), probe.new_slot()))
+        assert span.before is not None
+        assert span.after is not None
+        self._open.append(span)
+        try:
+            probe.prepare(span.before)
+            probe.prepare(span.after)
+            if len(sys.modules) < _MOST_MODULES:
+                span.modules.extend(sys.modules)
+            span.own_bytes = probe.own_bytes
+            if census:
+                drop_last_exception()
+                collect_garbage()
+                span.then = self._census.take()
+            span.before.finished = 0
+            self._settle(span.before, thorough=True, trim=True)
+            span.before.finished = time.perf_counter_ns()
+            probe.read(span.before)
+        except BaseException:
+            self._close(span)
+            raise
+        return span
+
+    def cancel(self, span: Span) -> None:
+        """Forget a measurement whose body failed on its own."""
+        self._close(span)
+
+    def _close(self, span: Span) -> None:
+        if not self._open or self._open[-1] is not span:
+            raise RuntimeError("rssguard: measurements must end in the reverse order of their beginnings")
+        self._open.pop()
+        if span.slots is not None:
+            self._spare.append(span.slots)
+
+    def end(self, span: Span) -> Result:
+        """Settle, read, and say what the body did. Raises RuntimeError where measurements do not nest."""
+        if span.after is not None:
+            span.after.finished = time.perf_counter_ns()
+        if self._open and self._open[-1].thread != threading.get_ident():
+            raise RuntimeError("rssguard: a measurement must end in the thread that began it")
+        self._close(span)
+        try:
+            if span.before is None or span.after is None or self._census is None:
+                return self._blind_result(span, self.blind)
+            return self._end(span, span.before, span.after, self._census)
+        except (OSError, UnreadableError) as error:
+            return self._blind_result(span, f"/proc stopped answering: {error}")
+
+    def _end(self, span: Span, before: Slot, after: Slot, census: SelfCensus) -> Result:
+        # hot until the counters are compared: allocates nothing that outlives the call
+        probe, tolerance = self.probe, span.limit.tolerance
+        thorough = tolerance < _FINE
+        after.rss_at_once = probe.rss()
+        self._settle(after, thorough=thorough, trim=span.trim)
+        probe.read(after)
+        if self._suspicious(span, before, after, tolerance) and not thorough:
+            self._settle(after, thorough=True, trim=span.trim)
+            probe.read(after)
+        old, new = probe.counters(before), self._counters(span, after)
+        taken: Census | None = None
+        if span.then is not None or _moved(old, new) > tolerance:
+            taken = census.take()
+        if taken is not None or new.rss != old.rss or self._suspicious(span, before, after, min(_FINE, tolerance)):
+            old, new = probe.decode(before), replace(probe.decode(after), own=new.own, rss=new.rss)
+            if taken is None and ledger.held(ledger.by_counters(old, new)) > tolerance:
+                taken = census.take()  # a mapping has grown while as much other memory went back
+        return self._result(span, before, after, old, new, taken)
+
+    def _suspicious(self, span: Span, before: Slot, after: Slot, tolerance: int) -> bool:
+        """Whether RSS, a live counter or the address space outside the heaps has grown by more than `tolerance`.
+
+        A function of its own so that the decoded values are gone before the next reading.
+        """
+        old, new = self.probe.counters(before), self._counters(span, after)
+        return _moved(old, new) > tolerance or ledger.address_space_growth(old, new) > tolerance
+
+    def _counters(self, span: Span, slot: Slot) -> Snapshot:
+        """Decode the counters, without what our own buffers have grown by since the baseline."""
+        own = self.probe.own_bytes - span.own_bytes
+        snapshot = self.probe.counters(slot)
+        return replace(snapshot, rss=snapshot.rss - own, own=own) if own else snapshot
+
+    def _settle(self, slot: Slot, *, thorough: bool, trim: bool) -> None:
+        drop_last_exception()
+        if thorough:
+            collect_garbage()
+        else:
+            gc.collect(1)
+        slot.rss_collected = self.probe.rss()
+        if trim and self.probe.malloc.active:
+            self.probe.malloc.purge()
+
+    def _result(
+        self, span: Span, first: Slot, slot: Slot, old: Snapshot, new: Snapshot, taken: Census | None
+    ) -> Result:
+        closes = taken is not None and taken.closes
+        untrimmed = first.rss_collected
+        slack = 0
+        if taken is not None and closes:
+            accounts = dict(ledger.by_census(old, new, taken, span.then if span.then and span.then.closes else None))
+        else:
+            accounts = dict(ledger.by_counters(old, new))
+            slack = ledger.live_slack(old, new, accounts) if taken is not None else 0
+        blind = ""
+        if not self.probe.malloc.active:
+            # what malloc holds and what it keeps free are both somewhere in anonymous memory: not told apart
+            blind = self.probe.malloc.why_not
+            accounts[Account.MAPPED] = None
+        if self.probe.pools.objects_in_malloc:
+            accounts[Account.PYTHON_LIVE] = accounts[Account.POOL_FREE] = 0
+        elif not self.probe.pools.active:
+            blind = blind or self.probe.pools.why_not
+            accounts[Account.MAPPED] = None
+        accounts = ledger.booked(new.rss - old.rss, accounts)
+        mapped = ledger.mapped_growth(old, new, ledger.classify(old), ledger.classify(new)) if new.mappings else 0
+        known = accounts[Account.MAPPED] is not None
+        evidence = Evidence(
+            growth=new.rss - old.rss,
+            growth_untrimmed=new.rss - untrimmed,
+            accounts=accounts,
+            allocated=ledger.allocator_growth(old, new) + (mapped if known else 0),
+            allocated_mapped=max(0, mapped) if known else 0,
+            held_slack=slack,
+            blind=blind,
+        )
+        verdict, private = judge(evidence, span.limit), ()
+        if verdict.outcome in {Outcome.LEAKED, Outcome.GREW} and (accounts[Account.MAPPED] or 0) > 0:
+            private = tuple(
+                find_private_allocators(new.mappings, interpreter_uses_mimalloc=self.probe.pools.objects_in_mimalloc)
+            )
+            verdict = judge(replace(evidence, private_allocators=private), span.limit)
+        released = None
+        if verdict.outcome is Outcome.RETAINED and closes and taken is not None:
+            released = self._release(taken)
+        return Result(
+            verdict=verdict, limit=span.limit, trim=span.trim, basis=Basis.CENSUS if closes else Basis.COUNTERS,
+            accounts=accounts, rss_untrimmed=untrimmed, rss_before=old.rss, rss_after=slot.rss_at_once - new.own,
+            rss_settled=new.rss, collected=slot.rss_at_once - slot.rss_collected, allocated=evidence.allocated,
+            census=taken, before=old, after=new, private_allocators=private, released=released,
+            modules=tuple(set(sys.modules).difference(span.modules)) if span.modules else (),
+            seconds=(slot.finished - first.finished) / 1e9,
+        )  # fmt: skip
+
+    def _release(self, taken: Census) -> Released:
+        """Call malloc_trim(0), after the verdict is fixed: does it give back what the census said it would?"""
+        at = self.probe.rss()
+        self.probe.malloc.purge()
+        return Released(
+            predicted=sum(heap.trimmable for heap in taken.heaps), observed=at - self.probe.rss()
+        )
+
+    def _blind_result(self, span: Span, why: str) -> Result:
+        collect_garbage()
+        rss = self._process.memory_info().rss
+        accounts = ledger.booked(rss - span.rss, {})
+        return Result(
+            verdict=Verdict(outcome=Outcome.UNMEASURABLE, why=why), limit=span.limit, trim=span.trim,
+            basis=Basis.COUNTERS, accounts=accounts, rss_untrimmed=span.rss, rss_before=span.rss, rss_after=rss,
+            rss_settled=rss, collected=0, allocated=None,
+        )  # fmt: skip
+
+
+def _moved(old: Snapshot, new: Snapshot) -> int:
+    """Return by how much RSS or the allocators' live counters have grown, whichever is more, in bytes."""
+    return max(new.rss - old.rss, ledger.allocator_growth(old, new))

@@ -1,0 +1,96 @@
+"""The pytest plugin: hooks only. Imported in every pytest run, so everything heavier comes when a test is guarded.
+
+The measuring hook is the innermost wrapper of pytest_runtest_call: there the noise of tests that do nothing is 0 KiB, and
+sync, asyncio, anyio, unittest, hypothesis, subtests and doctest bodies are all seen (docs/design.md, "Where").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_rssguard.options import MARKER, add_options, reject_later, wants_report
+
+if TYPE_CHECKING:
+    from pytest_rssguard.api import Blocks
+    from pytest_rssguard.session import Session
+
+_SESSION: pytest.StashKey[Session] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register options and ini values."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, reject what cannot work, and set up reports where one is asked for."""
+    config.addinivalue_line("markers", MARKER)
+    if problem := reject_later(config):
+        raise pytest.UsageError(problem)
+    values = [config.getoption(f"rssguard_{name}") for name in ("tolerance", "trim", "retained", "tolerance_scale")]
+    ini = [config.getini(f"rssguard_{name}") for name in ("tolerance", "trim", "retained", "unmeasurable")]
+    if any(value not in {None, ""} for value in [*values, *ini]):
+        from pytest_rssguard.errors import SettingError
+        from pytest_rssguard.options import base_settings, unmeasurable_policy
+
+        try:
+            base_settings(config)
+            unmeasurable_policy(config)
+        except SettingError as error:
+            raise pytest.UsageError(str(error)) from None
+    if wants_report(config) and not hasattr(config, "workerinput"):
+        from pytest_rssguard.reporting import Reporting
+
+        config.pluginmanager.register(Reporting(config), "rssguard-reporting")
+
+
+def _session(config: pytest.Config) -> Session:
+    session = config.stash.get(_SESSION, None)
+    if session is None:
+        from pytest_rssguard.session import Session
+
+        session = config.stash[_SESSION] = Session(config)
+    return session
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn a bad marker into a collection error: pytest.UsageError would be an INTERNALERROR under xdist."""
+    report = yield
+    problems = []
+    for item in report.result or ():
+        if isinstance(item, pytest.Item) and item.get_closest_marker("rss_returns") is not None:
+            problems += _session(collector.config).problems(item)
+    if problems:
+        report.outcome = "failed"
+        report.longrepr = "\n".join(problems)
+        report.result = []
+    return report
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Validate a marker that was added after collection."""
+    if item.get_closest_marker("rss_returns") is not None:
+        _session(item.config).check(item)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Measure the body of a guarded test."""
+    if item.get_closest_marker("rss_returns") is None:
+        try:
+            return (yield)
+        finally:
+            session = item.config.stash.get(_SESSION, None)
+            if session is not None:
+                session.finish_blocks(item)
+    return (yield from _session(item.config).measured(item))
+
+
+@pytest.fixture(scope="session")
+def rssguard(pytestconfig: pytest.Config) -> Blocks:
+    """Guard or measure blocks of code inside a test: rssguard.returns(…), rssguard.measure(…)."""
+    return _session(pytestconfig).blocks

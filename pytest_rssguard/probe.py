@@ -1,0 +1,357 @@
+"""Take raw readings of this process into memory set aside for them, and decode them later.
+
+A reading is bytes in buffers that were allocated and touched beforehand, in shared memory outside every heap: taking one
+costs 0 KiB of RSS, while parsing smaps at once would cost 236-300 KiB (docs/evidence.md). Decoding comes after the last
+reading. Nothing here judges.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections import deque
+from typing import Final
+
+from pytest_rssguard import arenas
+from pytest_rssguard.allocators import glibc, pymalloc
+from pytest_rssguard.errors import InconsistentMemoryError, UnreadableError
+from pytest_rssguard.image import Image
+from pytest_rssguard.model import ArenaTop, PoolStats, Region, Snapshot
+from pytest_rssguard.smaps import parse_rollup, parse_smaps, parse_stack_pointer, parse_statm, parse_thread_count
+
+_PAGE: Final = mmap.PAGESIZE
+_MOST_TOPS: Final = 1024
+_MOST_THREADS: Final = 1024
+_SYSCALL: Final = 256  # bytes kept of each task/TID/syscall; the line has at most 9 numbers of 18 characters
+_FLAT: Final = 65536 + _MOST_THREADS * _SYSCALL
+_SMAPS_LEAST: Final = 1 << 18
+
+# words of a slot
+_LENGTH, _VM, _TOPS, _THREADS, _UNKNOWN_STACKS, _AT_ONCE, _COLLECTED, _FINISHED, _MALLINFO = 0, 1, 2, 3, 4, 5, 6, 7, 8
+_TOP_TABLE: Final = 64
+_TEXT_AT: Final = 8 * (_TOP_TABLE + 3 * _MOST_TOPS)
+_SYSCALL_AT: Final = 65536
+
+
+def shared_buffer(size: int) -> mmap.mmap:
+    """Return anonymous shared memory of `size` bytes, every page of it resident."""
+    buffer = mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+    for at in range(0, size, _PAGE):
+        buffer[at] = 0
+    return buffer
+
+
+class Slot:
+    """Room for one reading."""
+
+    def __init__(self) -> None:
+        self.flat = shared_buffer(_FLAT)
+        self.view = memoryview(self.flat)
+        self.words = self.view[:_TEXT_AT].cast("Q")
+        self.mallinfo = self.words[_MALLINFO : _MALLINFO + glibc.WORDS]
+        self.text = self.view[_TEXT_AT : _TEXT_AT + pymalloc.TEXT + 1]
+        self.smaps = shared_buffer(_SMAPS_LEAST)
+        self.smaps_view = memoryview(self.smaps)
+
+    @property
+    def size(self) -> int:
+        """Bytes that this slot itself adds to RSS."""
+        return len(self.flat) + len(self.smaps)
+
+    def grow(self) -> None:
+        """Double the room for smaps."""
+        size = 2 * len(self.smaps)
+        self.smaps_view.release()
+        self.smaps.close()
+        self.smaps = shared_buffer(size)
+        self.smaps_view = memoryview(self.smaps)
+
+    # RSS and times are words here: an int that is made after the baseline would be a live block more
+    @property
+    def rss_at_once(self) -> int:
+        """RSS right after the body, in bytes."""
+        return int(self.words[_AT_ONCE])
+
+    @rss_at_once.setter
+    def rss_at_once(self, size: int) -> None:
+        self.words[_AT_ONCE] = size
+
+    @property
+    def rss_collected(self) -> int:
+        """RSS after the collection that follows the body, in bytes."""
+        return int(self.words[_COLLECTED])
+
+    @rss_collected.setter
+    def rss_collected(self, size: int) -> None:
+        self.words[_COLLECTED] = size
+
+    @property
+    def finished(self) -> int:
+        """When what came before this reading ended, in nanoseconds."""
+        return int(self.words[_FINISHED])
+
+    @finished.setter
+    def finished(self, nanoseconds: int) -> None:
+        self.words[_FINISHED] = nanoseconds
+
+    @property
+    def length(self) -> int:
+        """Bytes of smaps text in the slot."""
+        return int(self.words[_LENGTH])
+
+
+def _read_small(path: str, size: int = 400) -> bytes:
+    """Return the start of a file. The default stays in pymalloc: a larger block would touch a page that was trimmed."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, size)
+    finally:
+        os.close(fd)
+
+
+class LinuxProbe:
+    """Reads this process through /proc and the C library. `why_not` is empty where it can; `proc` is for tests."""
+
+    def __init__(self, *, proc: str = "/proc") -> None:
+        self.proc = proc
+        self.why_not = ""
+        self.malloc = glibc.Glibc()
+        self.pools = pymalloc.Pymalloc()
+        self._task = f"{proc}/self/task"
+        self._smaps = f"{proc}/self/smaps"
+        self._statm = f"{proc}/self/statm"
+        self._stat = f"{proc}/self/stat"
+        self._rollup = f"{proc}/self/smaps_rollup"
+        self.own_bytes = 0
+        self._bins = 0
+        self._delta = 0
+        self._exact_statm = True
+        self.has_smaps = self._can_read(self._smaps)
+        self.has_rollup = self._can_read(self._rollup)
+        if not self._can_read(self._statm):
+            self.why_not = f"{self._statm} cannot be read: this needs Linux's /proc"
+            return
+        if not self.has_smaps:
+            self.why_not = f"{self._smaps} cannot be read: without it RSS has no parts"
+            return
+        if self.malloc.active:
+            self._find_main_arena()
+        self._exact_statm = self._statm_is_exact()
+
+    @staticmethod
+    def _can_read(path: str) -> bool:
+        try:
+            return bool(_read_small(path))
+        except OSError:
+            return False
+
+    def _statm_is_exact(self) -> bool:
+        """Whether statm agrees with smaps_rollup, as it must on 6.12.107 and later (get_mm_counter_sum)."""
+        if not self.has_rollup:
+            return True
+        return all(self._statm_rss() == parse_rollup(_read_small(self._rollup)) for _ in range(3))
+
+    def _statm_rss(self) -> int:
+        return parse_statm(_read_small(self._statm), _PAGE)[1]
+
+    def rss(self) -> int:  # hot: allocates nothing that outlives the call
+        """Return RSS in bytes, from the cheapest file that is exact here."""
+        if self._exact_statm:
+            return self._statm_rss()
+        return parse_rollup(_read_small(self._rollup))
+
+    def _find_main_arena(self) -> None:
+        """Find main_arena once: from it the tops of thread arenas are read at each reading, without malloc_info."""
+        try:
+            with open(self._smaps.replace("smaps", "maps"), "rb", buffering=0) as maps, Image("self") as image:  # noqa: PTH123
+                rest = b""
+                while chunk := maps.read(4096):
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        fields = line.split()
+                        if len(fields) > 5 and fields[1] == b"rw-p" and b"/libc" in fields[5]:
+                            start, end = (int(part, 16) for part in fields[0].split(b"-"))
+                            view = image.window(start, end)
+                            state = arenas.find_state(view[0][: (view[2] - view[1]) >> 3], view[1]) if view else None
+                            if state is not None:
+                                self._learn_offset(image, state)
+                                return
+        except (OSError, UnreadableError, InconsistentMemoryError):
+            return
+
+    def _learn_offset(self, image: Image, state: arenas.ArenaState) -> None:
+        """Learn how far bins[0] is from the start of a malloc_state."""
+        if 0 <= state.bins - state.next < 256:
+            delta = state.bins - state.next
+        else:
+            page = state.next & -_PAGE
+            view = image.window(page, page + 2 * _PAGE)
+            other = arenas.find_state(view[0][: 2 * _PAGE >> 3], view[1]) if view else None
+            if other is None:
+                return
+            delta = other.bins - state.next
+        self._bins, self._delta = state.bins, delta
+
+    def new_slot(self) -> Slot:
+        """Return a slot. Its pages are resident from now on: `own_bytes` says by how much RSS grew for it."""
+        slot = Slot()
+        self.own_bytes += slot.size
+        return slot
+
+    def prepare(self, slot: Slot) -> None:
+        """Make sure that `slot` has room for twice the smaps it last held, before anything is measured with it."""
+        if not slot.length:
+            self._read_smaps(slot)
+        while 2 * slot.length > len(slot.smaps):
+            self._grow(slot)
+
+    def _grow(self, slot: Slot) -> None:
+        self.own_bytes -= slot.size
+        slot.grow()
+        self.own_bytes += slot.size
+
+    def _read_smaps(self, slot: Slot) -> int:  # hot: allocates nothing that outlives the call
+        view, size = slot.smaps_view, len(slot.smaps)
+        fd = os.open(self._smaps, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            done = 0
+            while done < size:
+                got = os.preadv(fd, [view[done:]], done)
+                if not got:
+                    break
+                done += got
+        finally:
+            os.close(fd)
+        slot.words[_LENGTH] = done
+        return done
+
+    def read(self, slot: Slot) -> None:  # hot: allocates nothing that outlives the call
+        """Take one reading into `slot`. Raises OSError where /proc stops answering."""
+        words = slot.words
+        words[_VM] = parse_statm(_read_small(self._statm), _PAGE)[0]
+        if self.malloc.active:
+            self.malloc.read_into(slot.mallinfo)
+            self._read_tops(words)
+        self._read_stacks(slot)
+        if self.pools.active:
+            self.pools.write()
+            self.pools.copy_to(slot.text)
+        # last: whatever the calls above touched is then in this reading, not in the next
+        while self._read_smaps(slot) == len(slot.smaps):
+            self._grow(slot)
+
+    def _read_tops(self, words: memoryview) -> None:  # hot: allocates nothing that outlives the call
+        words[_TOPS] = 0
+        if not self._bins:
+            return
+        peek = ctypes.c_uint64.from_address
+        offset = 8 * (arenas.BINS + 2) + self._delta  # of `next` in malloc_state
+        arena = peek(self._bins - self._delta + offset).value
+        if 0 <= self._bins - arena < 256:
+            return
+        mem = os.open(f"{self.proc}/self/mem", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            count = 0
+            while not 0 <= self._bins - arena < 256 and count < _MOST_TOPS:
+                top = peek(arena + self._delta - 16).value
+                try:  # another thread may give the heap back meanwhile: a read that fails, not a fault
+                    size = int.from_bytes(os.pread(mem, 8, top + 8), "little") & -8
+                except OSError:
+                    size = 0
+                at = _TOP_TABLE + 3 * count
+                words[at], words[at + 1], words[at + 2] = arena, top, size
+                count += 1
+                arena = peek(arena + offset).value
+            words[_TOPS] = count
+        finally:
+            os.close(mem)
+
+    def _read_stacks(self, slot: Slot) -> None:  # hot: allocates nothing that outlives the call
+        words = slot.words
+        words[_THREADS], words[_UNKNOWN_STACKS] = parse_thread_count(_read_small(self._stat)), 0
+        if words[_THREADS] == 1:  # os.listdir takes a buffer of 32 KiB from malloc: only where it must
+            return
+        tasks = os.listdir(self._task)  # noqa: PTH208 - no Path on the hot path
+        words[_THREADS] = len(tasks)
+        for index, task in enumerate(tasks[:_MOST_THREADS]):
+            at = _SYSCALL_AT + index * _SYSCALL
+            slot.view[at] = 0
+            try:
+                fd = os.open(f"{self._task}/{task}/syscall", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                words[_UNKNOWN_STACKS] += 1
+                continue
+            try:
+                got = os.preadv(fd, [slot.view[at : at + _SYSCALL - 1]], 0)
+                slot.view[at + got] = 0
+            except OSError:
+                words[_UNKNOWN_STACKS] += 1
+            finally:
+                os.close(fd)
+
+    def judged_rss(self, slot: Slot) -> int:
+        """Return RSS as the sum over the mappings in `slot`, in bytes."""
+        text, end = slot.smaps, slot.length
+        total = 0
+        at = text.find(b"\nRss:", 0, end)
+        while at >= 0:
+            stop = text.find(b" kB", at, end)
+            if stop < 0:
+                raise UnreadableError("smaps: the text ends inside a line")
+            try:
+                total += int(text[at + 5 : stop])
+            except ValueError:
+                raise UnreadableError(f"smaps: no size in {text[at : at + 40]!r}") from None
+            at = text.find(b"\nRss:", stop, end)
+        if not total:
+            raise UnreadableError(f"smaps: no resident mapping in {end} bytes of text")
+        return total * 1024
+
+    def counters(self, slot: Slot) -> Snapshot:
+        """Decode the counters of `slot`, not its mappings: cheap."""
+        return Snapshot(
+            rss=self.judged_rss(slot),
+            vm_size=slot.words[_VM],
+            malloc=glibc.parse_mallinfo(slot.mallinfo) if self.malloc.active else None,
+            pools=self._pool_stats(slot),
+            threads=slot.words[_THREADS],
+        )
+
+    def _pool_stats(self, slot: Slot) -> PoolStats | None:
+        return pymalloc.parse_pool_stats(self._pool_text(slot)) if self.pools.active else None
+
+    @staticmethod
+    def _pool_text(slot: Slot) -> bytes:
+        return slot.flat[_TEXT_AT : max(_TEXT_AT, slot.flat.find(b"\0", _TEXT_AT))]
+
+    def decode(self, slot: Slot) -> Snapshot:
+        """Decode all of `slot`. Only after the last reading: this makes objects."""
+        words = slot.words
+        regions: deque[Region] = deque(parse_smaps(slot.smaps_view[: slot.length]))
+        pointers = []
+        unknown = words[_UNKNOWN_STACKS]
+        if words[_THREADS] > 1:
+            for index in range(min(words[_THREADS], _MOST_THREADS)):
+                at = _SYSCALL_AT + index * _SYSCALL
+                pointer = parse_stack_pointer(bytes(slot.view[at : at + _SYSCALL]).split(b"\0")[0])
+                if pointer is None:
+                    unknown += 1
+                else:
+                    pointers.append(pointer)
+        counters = self.counters(slot)
+        return Snapshot(
+            rss=counters.rss,
+            vm_size=counters.vm_size,
+            mappings=regions,
+            malloc=counters.malloc,
+            pools=counters.pools,
+            tops=tuple(
+                ArenaTop(arena=words[at], top=words[at + 1], size=words[at + 2])
+                for at in range(_TOP_TABLE, _TOP_TABLE + 3 * words[_TOPS], 3)
+            ),
+            blocks=pymalloc.parse_blocks(self._pool_text(slot)) if self.pools.active else {},
+            stack_pointers=tuple(pointers),
+            threads=words[_THREADS],
+            all_stacks_known=unknown <= 1,  # the reading thread itself reads as running
+        )

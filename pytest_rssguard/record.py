@@ -1,0 +1,110 @@
+"""One measurement as it is reported: a flat value that becomes JSON and comes back unchanged. Schema 1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from pytest_rssguard.errors import UnreadableError
+from pytest_rssguard.model import Account, Basis, Outcome
+
+SCHEMA: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One `with rssguard.returns(label=…)` inside a test."""
+
+    label: str
+    outcome: Outcome
+    growth: int
+    held: int
+    retained: int
+    accounts: Mapping[Account, int | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What one test did to memory. Sizes in bytes; the accounts sum to `growth`."""
+
+    nodeid: str
+    outcome: Outcome
+    masked: bool = False
+    judged: bool = True
+    tolerance: int
+    basis: Basis = Basis.COUNTERS
+    rss_untrimmed: int
+    rss_before: int
+    rss_after: int
+    rss_settled: int
+    growth: int
+    allocated: int | None
+    held: int
+    retained: int
+    collected: int
+    accounts: Mapping[Account, int | None]
+    rounds: tuple[Mapping[str, int], ...] = ()
+    blocks: tuple[Block, ...] = ()
+    message: str = ""
+    hints: tuple[str, ...] = ()
+    reason: str | None = None
+    worker: str | None = None
+    seconds: float = 0.0
+    pins: tuple[tuple[int, int], ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        values = asdict(self)
+        values["accounts"] = {account.value: self.accounts[account] for account in Account}
+        values["outcome"], values["basis"] = self.outcome.value, self.basis.value
+        values["rounds"] = [dict(round_) for round_ in self.rounds]
+        values["blocks"] = [
+            {**asdict(block), "outcome": block.outcome.value,
+             "accounts": {account.value: block.accounts[account] for account in Account}}
+            for block in self.blocks
+        ]  # fmt: skip
+        values["hints"] = list(self.hints)
+        values["pins"] = [list(pin) for pin in self.pins]
+        return values
+
+    def dumps(self) -> str:
+        """Return the record as one line of JSON."""
+        return json.dumps(self.to_json(), separators=(",", ":"))
+
+
+def _accounts(values: Mapping[str, Any]) -> dict[Account, int | None]:
+    return {account: values[account.value] for account in Account}
+
+
+def from_json(values: Mapping[str, Any]) -> Record:
+    """Return the record that `to_json` made. Unknown keys are ignored: later versions add some."""
+    try:
+        known = {name: values[name] for name in Record.__dataclass_fields__ if name in values}
+        known["outcome"], known["basis"] = Outcome(values["outcome"]), Basis(values["basis"])
+        known["accounts"] = _accounts(values["accounts"])
+        known["rounds"] = tuple(dict(round_) for round_ in values.get("rounds", ()))
+        known["hints"] = tuple(values.get("hints", ()))
+        known["pins"] = tuple((int(size), int(count)) for size, count in values.get("pins", ()))
+        known["blocks"] = tuple(
+            Block(
+                label=block["label"], outcome=Outcome(block["outcome"]), growth=block["growth"], held=block["held"],
+                retained=block["retained"], accounts=_accounts(block["accounts"]),
+            )
+            for block in values.get("blocks", ())
+        )  # fmt: skip
+        return Record(**known)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnreadableError(f"record: {type(error).__name__} {error}") from None
+
+
+def loads(line: str) -> Record:
+    """Return the record in one line of JSON. Raises UnreadableError."""
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise UnreadableError(f"record: {error}") from None
+    if not isinstance(values, dict):
+        raise UnreadableError(f"record: expected an object, got {type(values).__name__}")
+    return from_json(values)

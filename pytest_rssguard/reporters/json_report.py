@@ -1,0 +1,21 @@
+"""The JSON report, schema 1. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pytest_rssguard import __version__
+from pytest_rssguard.record import SCHEMA, Record
+
+
+def render_json(records: Iterable[Record], environment: Mapping[str, Any]) -> str:
+    """Return the report of `records`, made in `environment`."""
+    report = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "environment": dict(environment),
+        "tests": [record.to_json() for record in records],
+    }
+    return json.dumps(report, indent=2) + "\n"

@@ -1,0 +1,121 @@
+"""Take the census of this very process: through a frozen copy, or in place where it cannot fork."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import deque
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Final
+
+from pytest_rssguard import census
+from pytest_rssguard.allocators import glibc, pymalloc
+from pytest_rssguard.errors import InconsistentMemoryError, UnreadableError
+from pytest_rssguard.freeze import Freezer
+from pytest_rssguard.image import Image
+from pytest_rssguard.model import Census, MallocStats, Region
+from pytest_rssguard.probe import LinuxProbe, shared_buffer
+from pytest_rssguard.smaps import parse_smaps
+
+#: A census that does not close is taken again: a thread may have been inside malloc while it was read in place.
+_TRIES: Final = 5
+
+
+class SelfCensus:
+    """Takes censuses of this process. Construct it before anything is measured."""
+
+    def __init__(self, probe: LinuxProbe) -> None:
+        self._probe = probe
+        self._freezer = Freezer()
+        self._note = shared_buffer(mmap.PAGESIZE)
+        self._view = memoryview(self._note)
+
+    def take(self) -> Census:
+        """Return the census of now. Never raises for what it finds; `problems` says what did not close."""
+        result = Census(problems=("no census was taken",))
+        for _ in range(_TRIES):
+            try:
+                result = self._through_copy()
+            except UnreadableError as error:
+                result = self._in_place(str(error))
+            except InconsistentMemoryError as error:
+                result = Census(problems=(str(error),))
+            if result.closes:
+                break
+        return result
+
+    def _through_copy(self) -> Census:
+        probe = self._probe
+        notes = []
+        if probe.malloc.active:
+            notes += probe.malloc.notes(self._view)
+        if probe.pools.active:
+            notes += probe.pools.notes()
+        with self._freezer.frozen(notes) as pid, Image(pid, proc=probe.proc) as image:
+            return self._take(image, read_regions(f"{probe.proc}/{pid}/smaps"), self._noted())
+
+    def _noted(self) -> MallocStats | None:
+        if not self._probe.malloc.active:
+            return None
+        words = memoryview(self._view[: 8 * glibc.WORDS].tobytes()).cast("Q")
+        return replace(glibc.parse_mallinfo(words), tcache=None)
+
+    def _take(self, image: Image, regions: Collection[Region], malloc: MallocStats | None) -> Census:
+        pools = self._probe.pools
+        return census.take(
+            image,
+            regions,
+            key=self._probe.malloc.key,
+            malloc=malloc,
+            pools=pymalloc.parse_pool_stats(pools.text()) if pools.active else None,
+            pymalloc=pools.active,
+            glibc=self._probe.malloc.active,
+        )
+
+    def _in_place(self, why: str) -> Census:
+        """Read this process while it runs: valid only if malloc stood still meanwhile."""
+        probe = self._probe
+        try:
+            with Image("self", proc=probe.proc) as image:
+                if probe.pools.active:
+                    probe.pools.write()
+                before = probe.malloc.stats() if probe.malloc.active else None
+                found = self._take(image, read_regions(f"{probe.proc}/self/smaps"), before)
+                after = probe.malloc.stats() if probe.malloc.active else None
+        except (UnreadableError, InconsistentMemoryError) as error:
+            return Census(problems=(f"{why}; {error}",))
+        if before != after:
+            return replace(found, problems=(*found.problems, f"{why}; memory moved while it was read"))
+        return found
+
+
+def read_regions(path: str) -> deque[Region]:
+    """Return the mappings in the smaps file at `path`, read into memory of our own. Raises UnreadableError."""
+    size = 1 << 18
+    try:
+        while True:
+            with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as buffer:
+                done = _read_all(path, buffer)
+                if done < size:
+                    with memoryview(buffer) as view, view[:done] as text:
+                        return deque(parse_smaps(text))
+            size *= 4
+    except OSError as error:
+        raise UnreadableError(f"{path}: {error.strerror}") from None
+
+
+def _read_all(path: str, buffer: mmap.mmap) -> int:
+    done = 0
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with memoryview(buffer) as view:
+            while done < len(buffer):
+                with view[done:] as rest:
+                    got = os.preadv(fd, [rest], done)
+                if not got:
+                    break
+                done += got
+    finally:
+        os.close(fd)
+    return done

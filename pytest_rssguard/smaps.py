@@ -1,0 +1,124 @@
+"""Parse the kernel's text about a process's memory: smaps, statm, task/TID/syscall.
+
+Pure: bytes in, values out; nothing here opens a file. Source: Documentation/filesystems/proc.rst, "smaps" and "statm".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from pytest_rssguard.errors import UnreadableError
+from pytest_rssguard.model import Region
+
+_FIELDS: Final = {b"Rss:": 0, b"Anonymous:": 1, b"LazyFree:": 2, b"AnonHugePages:": 3}
+
+
+def _lines(text: memoryview) -> Iterator[bytes]:
+    """Yield the lines of `text` without their ends, never copying more than 4 KiB at once.
+
+    A list of all lines of a large smaps would be a block over 64 KiB, and freeing that changes glibc's thresholds in
+    the guarded program (docs/design.md, "Hot and cold").
+    """
+    rest = b""
+    for start in range(0, len(text), 4096):
+        *whole, rest = (rest + bytes(text[start : start + 4096])).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
+def parse_smaps(text: memoryview) -> Iterator[Region]:
+    """Yield one Region per mapping of an smaps text. Sizes in bytes. Raises UnreadableError on anything else."""
+    header: tuple[int, int, str, int, int, str] | None = None
+    sizes = [0, 0, 0, 0]
+    seen_rss = False
+    for line in _lines(text):
+        first, _, rest = line.partition(b" ")
+        slot = _FIELDS.get(first)
+        if slot is not None:
+            seen_rss = seen_rss or slot == 0
+            sizes[slot] = _kilobytes(rest, line)
+        elif b"-" in first and not first.endswith(b":"):
+            if header is not None:
+                yield _region(header, sizes, seen_rss=seen_rss)
+            header, sizes, seen_rss = _header(line), [0, 0, 0, 0], False
+    if header is not None:
+        yield _region(header, sizes, seen_rss=seen_rss)
+    elif len(text):
+        raise UnreadableError(f"smaps: no mapping in {len(text)} bytes of text")
+
+
+def _region(header: tuple[int, int, str, int, int, str], sizes: list[int], *, seen_rss: bool) -> Region:
+    start, end, perms, offset, inode, path = header
+    if not seen_rss:
+        raise UnreadableError(f"smaps: mapping {start:x}-{end:x} has no Rss line (text cut short?)")
+    rss, anonymous, lazy, huge = sizes
+    return Region(
+        start=start, end=end, perms=perms, offset=offset, inode=inode, path=path, rss=rss, anonymous=anonymous,
+        lazy_free=lazy, huge=huge,
+    )  # fmt: skip
+
+
+def _kilobytes(rest: bytes, line: bytes) -> int:
+    try:
+        number, unit = rest.split()
+        value = int(number)
+    except ValueError:
+        raise UnreadableError(f"smaps: no size in line {line[:80]!r}") from None
+    if unit != b"kB" or value < 0:
+        raise UnreadableError(f"smaps: no size in line {line[:80]!r}")
+    return value * 1024
+
+
+def _header(line: bytes) -> tuple[int, int, str, int, int, str]:
+    fields = line.split(None, 5)
+    try:
+        start, end = (int(part, 16) for part in fields[0].split(b"-"))
+        perms, offset, inode = fields[1].decode("ascii"), int(fields[2], 16), int(fields[4])
+    except (ValueError, IndexError):
+        raise UnreadableError(f"smaps: no mapping in line {line[:80]!r}") from None
+    if not start < end:
+        raise UnreadableError(f"smaps: no mapping in line {line[:80]!r}")
+    path = fields[5].decode("utf-8", "surrogateescape") if len(fields) > 5 else ""
+    return start, end, perms, offset, inode, path
+
+
+def parse_statm(text: bytes, page_size: int) -> tuple[int, int]:
+    """Return (address space, RSS) in bytes from /proc/PID/statm."""
+    try:
+        size, resident = text.split(None, 2)[:2]
+        return int(size) * page_size, int(resident) * page_size
+    except ValueError:
+        raise UnreadableError(f"statm: expected page counts, got {text[:80]!r}") from None
+
+
+def parse_rollup(text: bytes) -> int:
+    """Return RSS in bytes from /proc/PID/smaps_rollup."""
+    for line in text.splitlines():
+        if line.startswith(b"Rss:"):
+            return _kilobytes(line[4:], line)
+    raise UnreadableError(f"smaps_rollup: no Rss line in {text[:80]!r}")
+
+
+def parse_stack_pointer(text: bytes) -> int | None:
+    """Return the stack pointer from /proc/PID/task/TID/syscall, or None while the thread runs.
+
+    The line is "nr arg*6 sp pc", "-1 sp pc", or "running" (fs/proc/base.c, proc_pid_syscall).
+    """
+    fields = text.split()
+    if len(fields) < 3:
+        return None
+    try:
+        return int(fields[-2], 16)
+    except ValueError:
+        return None
+
+
+def parse_thread_count(text: bytes) -> int:
+    """Return the number of threads from /proc/PID/stat: field 20, counted behind the name, which may hold anything."""
+    fields = text.rpartition(b")")[2].split(None, 18)
+    try:
+        return int(fields[17])
+    except (IndexError, ValueError):
+        raise UnreadableError(f"stat: no thread count in {text[:80]!r}") from None
