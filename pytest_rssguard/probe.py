@@ -87,6 +87,11 @@ class Slot:
         self.words[_COLLECTED] = size
 
     @property
+    def threads(self) -> int:
+        """Threads at the last reading."""
+        return int(self.words[_THREADS])
+
+    @property
     def finished(self) -> int:
         """When what came before this reading ended, in nanoseconds."""
         return int(self.words[_FINISHED])

@@ -10,7 +10,6 @@ import ctypes
 import mmap
 import os
 import re
-import sys
 import sysconfig
 from collections.abc import Iterator
 from itertools import starmap
@@ -37,6 +36,8 @@ def _number(text: bytes) -> int:
 def parse_pool_stats(text: bytes) -> PoolStats:
     """Return the numbers in the text of _PyObject_DebugMallocStats. Raises UnreadableError on anything else."""
     found = _FIELDS.search(text)
+    if not text:
+        raise UnreadableError("Python's allocator is hooked (tracemalloc, memray): pymalloc tells nothing meanwhile")
     if found is None:
         raise UnreadableError(f"pymalloc statistics: unknown text {text[:80]!r}")
     return PoolStats(
@@ -106,7 +107,7 @@ class Pymalloc:
         try:
             parse_pool_stats(self.text())
         except UnreadableError as error:
-            self.why_not = f"{sys.implementation.name}: {error}"
+            self.why_not = str(error)
             return False
         return True
 
