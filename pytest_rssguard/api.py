@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -19,10 +20,29 @@ from pytest_rssguard.settings import Settings
 _EXCEPTIONS: Mapping[Outcome, type[RssNotReturned]] = {Outcome.LEAKED: RssLeak, Outcome.RETAINED: RssRetained}
 
 
+#: What sys.getrefcount says of a measurement that only our list holds: the list, the loop variable, the argument.
+_OUR_REFERENCES = 3
+
+
 @cache
 def process_guard() -> Guard:
     """Return the one guard of this process: measurements nest, so they must know of each other."""
     return Guard()
+
+
+@cache
+def _kept() -> list[Measurement]:
+    """Return the ended measurements of this process that somebody may still hold.
+
+    `with measure() as m` in a loop lets go of the m before only after the next baseline: its numbers must not vanish from
+    that measurement's memory, so they live until the measurement after.
+    """
+    return []
+
+
+def _drop_unused() -> None:
+    kept = _kept()
+    kept[:] = [each for each in kept if sys.getrefcount(each) > _OUR_REFERENCES]
 
 
 def message(result: Result, *, nodeid: str = "", reason: str | None = None) -> str:
@@ -68,6 +88,7 @@ class Measurement:
         if self._span is not None or self._ended:
             raise RuntimeError("rssguard: a measurement can be used once; make a new one with measure() or returns()")
         if not self._off:
+            _drop_unused()
             self._span = process_guard().begin(self.settings.limit, trim=self.settings.trim, census=self._census)
         return self
 
@@ -80,6 +101,7 @@ class Measurement:
             process_guard().cancel(span)
             return
         self._result = process_guard().end(span)
+        _kept().append(self)
         if self._done is not None:
             self._done(self)
         elif self.judged:

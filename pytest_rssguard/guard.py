@@ -67,7 +67,7 @@ def collect_young(*, alone: bool) -> None:
 class Span:
     """One measurement under way: its two slots, its limit, and what was true when it began."""
 
-    __slots__ = ("after", "before", "limit", "modules", "own_bytes", "rss", "slots", "then", "thread", "trim")
+    __slots__ = ("after", "before", "bias", "limit", "modules", "own_bytes", "rss", "slots", "then", "thread", "trim")
 
     def __init__(self, limit: Limit, *, trim: bool, slots: tuple[Slot, Slot] | None) -> None:
         self.limit, self.trim = limit, trim
@@ -75,7 +75,7 @@ class Span:
         self.before, self.after = slots or (None, None)
         self.modules: list[str] = []
         self.then: Census | None = None
-        self.own_bytes = self.rss = 0
+        self.own_bytes = self.rss = self.bias = 0
         self.thread = threading.get_ident()
 
 
@@ -94,8 +94,10 @@ class Guard:
         for trim in (True, False, False):  # walk every path of a passing measurement: first use then costs no test
             self.end(self.begin(Limit(tolerance=1 << 40), trim=trim))
 
-    def begin(self, limit: Limit, *, trim: bool = False, census: bool = False) -> Span:
+    def begin(self, limit: Limit, *, trim: bool = False, census: bool = False, bias: int = 0) -> Span:
         """Settle, trim, take the baseline. `census`: first take a census, for accounts that are exact at both ends.
+
+        `bias`: bytes of Python objects that the caller itself holds more of at the end than at the beginning.
 
         Raises RuntimeError while another thread measures.
         """
@@ -111,6 +113,7 @@ class Guard:
         span = Span(limit, trim=trim, slots=self._spare.pop() if self._spare else (probe.new_slot(), probe.new_slot()))
         assert span.before is not None
         assert span.after is not None
+        span.bias = bias
         self._open.append(span)
         try:
             probe.prepare(span.before)
@@ -176,7 +179,7 @@ class Guard:
         if span.then is not None or _moved(old, new) > tolerance:
             taken = census.take()
         if taken is not None or new.rss != old.rss or self._suspicious(span, before, after, min(_FINE, tolerance)):
-            old, new = probe.decode(before), replace(probe.decode(after), own=new.own, rss=new.rss)
+            old, new = probe.decode(before), replace(probe.decode(after), own=new.own, rss=new.rss, pools=new.pools)
             if taken is None and ledger.held(ledger.by_counters(old, new)) > tolerance:
                 taken = census.take()  # a mapping has grown while as much other memory went back
         return self._result(span, before, after, old, new, taken)
@@ -190,10 +193,15 @@ class Guard:
         return _moved(old, new) > tolerance or ledger.address_space_growth(old, new) > tolerance
 
     def _counters(self, span: Span, slot: Slot) -> Snapshot:
-        """Decode the counters, without what our own buffers have grown by since the baseline."""
+        """Decode the counters, without what is our own: buffers that grew since the baseline, and the bias."""
         own = self.probe.own_bytes - span.own_bytes
         snapshot = self.probe.counters(slot)
-        return replace(snapshot, rss=snapshot.rss - own, own=own) if own else snapshot
+        if own:
+            snapshot = replace(snapshot, rss=snapshot.rss - own, own=own)
+        if span.bias and snapshot.pools:
+            pools = replace(snapshot.pools, allocated=snapshot.pools.allocated - span.bias)
+            snapshot = replace(snapshot, pools=pools)
+        return snapshot
 
     def _settle(self, slot: Slot, *, thorough: bool, trim: bool, alone: bool = False) -> None:
         drop_last_exception()

@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from pytest_rssguard.api import Blocks, Measurement, announce, failure, message, process_guard
+from pytest_rssguard.calibration import call_bias
 from pytest_rssguard.errors import RssGuardError, SettingError
 from pytest_rssguard.failures import RssGuardWarning
 from pytest_rssguard.hints import hints
@@ -39,6 +40,7 @@ class Session:
         self._worker: str | None = os.environ.get("PYTEST_XDIST_WORKER") if hasattr(config, "workerinput") else None
         self._seen: set[int] = set()
         self._done: list[Measurement] = []
+        self._bias: int | None = None
         self.blocks = Blocks(self._base, off=self._off, done=self._block_done)
 
     def settings(self, item: pytest.Item) -> Settings:
@@ -76,7 +78,10 @@ class Session:
         settings = self.settings(item)
         guard = process_guard()
         _set_current_test(item)
-        span = guard.begin(settings.limit, trim=settings.trim)
+        if self._bias is None:
+            hooks = item.ihook.pytest_runtest_call.get_hookimpls()
+            self._bias = call_bias(guard, outer=sum(hook.wrapper or hook.hookwrapper for hook in hooks) - 1)
+        span = guard.begin(settings.limit, trim=settings.trim, bias=self._bias)
         try:
             value = yield
         except BaseException as error:

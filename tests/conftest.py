@@ -1,0 +1,82 @@
+"""What every test of the plugin needs: pytester, and a module of native memory faults for the tests inside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, Final
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+#: The module that inner tests import. Blocks come from malloc itself, so Python's own allocator plays no part.
+NATIVE: Final = '''
+import ctypes
+
+_libc = ctypes.CDLL(None)
+_libc.malloc.restype = ctypes.c_void_p
+_libc.malloc.argtypes = [ctypes.c_size_t]
+_libc.free.argtypes = [ctypes.c_void_p]
+_libc.free.restype = None
+_libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+_libc.memset.restype = ctypes.c_void_p
+MB = 1 << 20
+
+
+def block(size):
+    """A touched block of malloc's."""
+    pointer = _libc.malloc(size)
+    assert pointer
+    _libc.memset(pointer, 1, size)
+    return pointer
+
+
+def leak(megabytes):
+    """Lose one block."""
+    return block(megabytes * MB)
+
+
+def retain(megabytes):
+    """Free many blocks of 64 KiB below one that stays: whole free pages, which malloc keeps."""
+    blocks = [block(65536) for _ in range(megabytes * 16)]
+    plug = block(24)
+    for pointer in blocks:
+        _libc.free(pointer)
+    return plug
+
+
+def churn(megabytes):
+    """Take one block and give it back at once."""
+    _libc.free(block(megabytes * MB))
+'''
+
+type_of_report = dict[str, Any]
+Inner = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def inner(pytester: pytest.Pytester) -> Inner:
+    """Write the given source as test_inner.py and run it in a fresh pytest process, with the arguments that follow."""
+
+    def run(source: str, *args: str | Path) -> pytest.RunResult:
+        pytester.makepyfile(native=NATIVE)
+        pytester.path.joinpath("test_inner.py").write_text("from native import *\nimport pytest\n" + dedent(source))
+        return pytester.runpytest_subprocess(*args)
+
+    return run
+
+
+@pytest.fixture
+def records(inner: Inner, pytester: pytest.Pytester) -> Callable[..., type_of_report]:
+    """Run as `inner` does and return the records of the JSON report by test name; "" is the whole report."""
+
+    def run(source: str, *args: str | Path) -> type_of_report:
+        path = pytester.path / "report.json"
+        inner(source, f"--rssguard-json={path}", *args)
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return {"": report, **{record["nodeid"].rpartition("::")[2]: record for record in report["tests"]}}
+
+    return run
