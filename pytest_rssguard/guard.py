@@ -124,6 +124,7 @@ class Guard:
             if census:
                 drop_last_exception()
                 collect_garbage()
+                self._census.take()  # once for the pages that taking one touches
                 span.then = self._census.take()
             span.before.finished = 0
             self._settle(span.before, thorough=True, trim=True)
