@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_rssguard.api import measure, returns
     from pytest_rssguard.failures import RssGuardWarning, RssLeak, RssNotReturned, RssRegression, RssRetained
+    from pytest_rssguard.model import Account, Outcome
 
 __all__ = [
+    "Account",
+    "Outcome",
     "RssGuardWarning",
     "RssLeak",
     "RssNotReturned",
@@ -28,4 +31,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562: the type is that o
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{'api' if name in {'measure', 'returns'} else 'failures'}"), name)
+    home = {"measure": "api", "returns": "api", "Account": "model", "Outcome": "model"}.get(name, "failures")
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -99,7 +99,9 @@ class Measurement:
 
     def __enter__(self) -> Self:
         if self._span is not None or self._ended:
-            raise RuntimeError("rssguard: a measurement can be used once; make a new one with measure() or returns()")
+            raise RuntimeError(
+                "rssguard: a measurement can be used once; make a new one with measure() or returns()"
+            )
         if not self._off:
             _drop_unused()
             bias = with_bias() if self._bias is None else self._bias
@@ -108,7 +110,9 @@ class Measurement:
             )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._ended = True
         span, self._span = self._span, None
         if span is None:
@@ -136,7 +140,11 @@ class Measurement:
     def result(self) -> Result:
         """Everything that was found."""
         if self._result is None:
-            state = "measured nothing (its body failed, or --rssguard-off)" if self._ended else "has not ended yet"
+            state = (
+                "measured nothing (its body failed, or --rssguard-off)"
+                if self._ended
+                else "has not ended yet"
+            )
             raise RuntimeError(f"rssguard: this measurement {state}")
         return self._result
 
@@ -209,7 +217,12 @@ class Blocks:
         return Measurement(settings, label=_label(label), judged=True, off=self._off, done=self._done)
 
     def measure(
-        self, tolerance: str | int | None = None, *, trim: bool | None = None, census: bool = False, label: str = ""
+        self,
+        tolerance: str | int | None = None,
+        *,
+        trim: bool | None = None,
+        census: bool = False,
+        label: str = "",
     ) -> Measurement:
         """Return a context manager that only measures. `census`: page-exact at both ends, whatever happens."""
         settings = self._base.with_arguments({"tolerance": tolerance, "trim": trim})

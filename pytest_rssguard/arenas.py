@@ -34,7 +34,9 @@ class ArenaState:
 
 
 def _matches(words: memoryview, base: int, at: int) -> int:
-    return sum(1 for bin_ in range(at, at + BINS, 2) if words[bin_] == base + 8 * bin_ - 16 == words[bin_ + 1])
+    return sum(
+        1 for bin_ in range(at, at + BINS, 2) if words[bin_] == base + 8 * bin_ - 16 == words[bin_ + 1]
+    )
 
 
 def find_state(words: memoryview, base: int) -> ArenaState | None:
@@ -60,7 +62,12 @@ def _plausible(words: memoryview, base: int, at: int) -> ArenaState | None:
     if at < 2:
         return None
     tail = at + BINS + 2
-    next_, attached, system_mem, max_system_mem = words[tail], words[tail + 2], words[tail + 3], words[tail + 4]
+    next_, attached, system_mem, max_system_mem = (
+        words[tail],
+        words[tail + 2],
+        words[tail + 3],
+        words[tail + 4],
+    )
     top = words[at - 2]
     if not top or top & 15 or not next_ or next_ & 7 or attached > 1 << 20:
         return None
@@ -68,7 +75,12 @@ def _plausible(words: memoryview, base: int, at: int) -> ArenaState | None:
         return None
     fast = tuple(words[at - 2 - FASTBINS : at - 2]) if at >= 2 + FASTBINS else ()
     return ArenaState(
-        bins=base + 8 * at, top=top, fastbins=fast, next=next_, system_mem=system_mem, end=base + 8 * (tail + 5)
+        bins=base + 8 * at,
+        top=top,
+        fastbins=fast,
+        next=next_,
+        system_mem=system_mem,
+        end=base + 8 * (tail + 5),
     )
 
 

@@ -272,7 +272,8 @@ def _rest(
 ) -> Iterator[tuple[int, int]]:
     """Yield the resident anonymous ranges that are no heap and no .bss."""
     taken = sorted(
-        [(first & -arenas.HEAP_MAX, end) for arena in found if not arena.main for first, end in arena.heaps] + list(bss)
+        [(first & -arenas.HEAP_MAX, end) for arena in found if not arena.main for first, end in arena.heaps]
+        + list(bss)
     )
     for region in regions:
         if not (is_anonymous(region) and region.rss and region.path != "[heap]" and region.path != "[stack]"):
@@ -311,7 +312,9 @@ def _mmapped_chunks(image: Image, rest: Sequence[tuple[int, int]], pools: Sequen
                     if chunk is None:
                         at += PAGE
                         continue
-                    yield Piece(kind=Kind.CHUNK, start=chunk[0], end=chunk[1], resident=image.resident(*chunk))
+                    yield Piece(
+                        kind=Kind.CHUNK, start=chunk[0], end=chunk[1], resident=image.resident(*chunk)
+                    )
                     at = chunk[1]
             at = max(at, covered)
 
@@ -331,8 +334,10 @@ def _chunk_at(image: Image, page: int, start: int, end: int) -> tuple[int, int] 
         first = page + offset - lead
         last = page + offset + (size & -8)
         last = (last + 4095) & -4096 if last & 4095 == 4080 else last
-        if (lead == offset or (offset == 4080 and lead & 4095 == 4080)) and start <= first < last <= end and not (
-            first & 4095 or last & 4095
+        if (
+            (lead == offset or (offset == 4080 and lead & 4095 == 4080))
+            and start <= first < last <= end
+            and not (first & 4095 or last & 4095)
         ):
             return first, last
     return None

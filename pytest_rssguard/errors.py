@@ -45,8 +45,11 @@ class UnknownArgumentError(RssGuardError, TypeError):
         self.valid = valid
         near = get_close_matches(given, valid, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"unknown argument {given!r}{hint} Valid: {', '.join(valid)}" if near else
-                         f"unknown argument {given!r}. Valid: {', '.join(valid)}")
+        super().__init__(
+            f"unknown argument {given!r}{hint} Valid: {', '.join(valid)}"
+            if near
+            else f"unknown argument {given!r}. Valid: {', '.join(valid)}"
+        )
 
 
 class InconsistentMemoryError(RssGuardError):

@@ -36,8 +36,8 @@ _NAMES: Final = {Outcome.LEAKED: "RssLeak", Outcome.RETAINED: "RssRetained"}
 
 
 def exception_name(outcome: Outcome) -> str:
-    """Return the name of the exception that `outcome` raises."""
-    return _NAMES.get(outcome, "RssNotReturned")
+    """Return the name of the exception that `outcome` raises, or what to call it where it raises none."""
+    return _NAMES.get(outcome, "RssNotReturned" if outcome is not Outcome.RETURNED else "returned")
 
 
 def headline(result: Result) -> str:
@@ -56,7 +56,7 @@ def headline(result: Result) -> str:
         return f"RSS {format_change(result.growth)}, {verdict.why} {tolerance}"
     if verdict.outcome is Outcome.UNMEASURABLE:
         return f"RSS {format_change(result.growth)}, cannot be judged here {tolerance}"
-    return f"RSS {format_change(result.growth)}, returned {tolerance}"
+    return f"RSS {format_change(result.growth)} {tolerance}"
 
 
 def explain(result: Result, *, nodeid: str = "", reason: str | None = None) -> Iterator[str]:
@@ -65,8 +65,9 @@ def explain(result: Result, *, nodeid: str = "", reason: str | None = None) -> I
         yield from _wrap("reason    ", reason)
     yield from _wrap("meaning   ", _meaning(result))
     yield ""
-    yield f"RSS       {format_size(result.rss_before)} before, {format_size(result.rss_after)} after the body, " + (
-        f"{format_size(result.rss_settled)} settled"
+    yield (
+        f"RSS       {format_size(result.rss_before)} before, {format_size(result.rss_after)} after the body, "
+        + (f"{format_size(result.rss_settled)} settled")
     )
     if result.collected:
         yield f"          ({format_change(-result.collected)} by garbage collection)"
@@ -76,8 +77,9 @@ def explain(result: Result, *, nodeid: str = "", reason: str | None = None) -> I
     advice = [*hints(result)]
     for hint in advice:
         yield from _wrap("hint      ", hint)
-    yield from _wrap("fix       ", _fix(result))
-    yield from _wrap("accept    ", _accept(result))
+    if result.verdict.outcome is not Outcome.RETURNED:
+        yield from _wrap("fix       ", _fix(result))
+        yield from _wrap("accept    ", _accept(result))
     if nodeid:
         yield f"re-run    pytest '{nodeid}' --rssguard-report"
 
@@ -169,13 +171,21 @@ def _places(result: Result) -> Iterator[str]:
         text = ", ".join(f"{blocks:,} of {size - 15} to {size} bytes" for size, blocks in top if blocks > 0)
         if text:
             yield from _wrap("objects   ", f"more live Python blocks: {text}")
-    if result.before.malloc and result.after.malloc and result.after.malloc.hblks > result.before.malloc.hblks:
+    if (
+        result.before.malloc
+        and result.after.malloc
+        and result.after.malloc.hblks > result.before.malloc.hblks
+    ):
         blocks = result.after.malloc.hblks - result.before.malloc.hblks
         size = result.after.malloc.hblkhd - result.before.malloc.hblkhd
         yield from _wrap("blocks    ", f"{blocks:,} more large malloc blocks, {format_size(size)} together")
     if result.census is not None and (result.accounts[Account.PINNED] or 0) > 64 << 10:
         yield from _wrap("pinned by ", pinning(result.census))
-    if result.census is not None and (result.accounts[Account.POOL_FREE] or 0) > 1 << 20 and result.census.pools:
+    if (
+        result.census is not None
+        and (result.accounts[Account.POOL_FREE] or 0) > 1 << 20
+        and result.census.pools
+    ):
         pools = result.census.pools
         yield from _wrap(
             "arenas    ",
@@ -186,10 +196,7 @@ def _places(result: Result) -> Iterator[str]:
 
 def pinning(census: Census) -> str:
     """Return who pins: "20,000 live blocks of 24 bytes or less hold 76.3 MiB on 19,800 pages"."""
-    sizes: dict[int, int] = {}
-    for heap in census.heaps:
-        for size, count in heap.pins.items():
-            sizes[size] = sizes.get(size, 0) + count
+    sizes = census.pins
     if not sizes:
         return "no live block: what is left are pages that carry malloc's own headers"
     total = sum(sizes.values())
@@ -272,5 +279,10 @@ def _accept(result: Result) -> str:
 def _wrap(label: str, text: str) -> Iterator[str]:
     indent = " " * min(len(label), 10)
     yield from textwrap.wrap(
-        text, _WIDTH, initial_indent=label, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        text,
+        _WIDTH,
+        initial_indent=label,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )

@@ -67,7 +67,19 @@ def collect_young(*, alone: bool) -> None:
 class Span:
     """One measurement under way: its two slots, its limit, and what was true when it began."""
 
-    __slots__ = ("after", "before", "bias", "limit", "modules", "own_bytes", "rss", "slots", "then", "thread", "trim")
+    __slots__ = (
+        "after",
+        "before",
+        "bias",
+        "limit",
+        "modules",
+        "own_bytes",
+        "rss",
+        "slots",
+        "then",
+        "thread",
+        "trim",
+    )
 
     def __init__(self, limit: Limit, *, trim: bool, slots: tuple[Slot, Slot] | None) -> None:
         self.limit, self.trim = limit, trim
@@ -91,7 +103,11 @@ class Guard:
         if not self.blind and sys.implementation.name != "cpython":
             self.blind = f"{sys.implementation.name}: its memory manager is not known here"
         self._census = None if self.blind else SelfCensus(self.probe)
-        for trim in (True, False, False):  # walk every path of a passing measurement: first use then costs no test
+        for trim in (
+            True,
+            False,
+            False,
+        ):  # walk every path of a passing measurement: first use then costs no test
             self.end(self.begin(Limit(tolerance=1 << 40), trim=trim))
 
     def begin(self, limit: Limit, *, trim: bool = False, census: bool = False, bias: int = 0) -> Span:
@@ -102,7 +118,9 @@ class Guard:
         Raises RuntimeError while another thread measures.
         """
         if self._open and self._open[-1].thread != threading.get_ident():
-            raise RuntimeError("rssguard: another thread is measuring; measurements of two threads cannot overlap")
+            raise RuntimeError(
+                "rssguard: another thread is measuring; measurements of two threads cannot overlap"
+            )
         if self._census is None:
             span = Span(limit, trim=trim, slots=None)
             collect_garbage()
@@ -110,7 +128,9 @@ class Guard:
             self._open.append(span)
             return span
         probe = self.probe
-        span = Span(limit, trim=trim, slots=self._spare.pop() if self._spare else (probe.new_slot(), probe.new_slot()))
+        span = Span(
+            limit, trim=trim, slots=self._spare.pop() if self._spare else (probe.new_slot(), probe.new_slot())
+        )
         assert span.before is not None
         assert span.after is not None
         span.bias = bias
@@ -179,8 +199,15 @@ class Guard:
         taken: Census | None = None
         if span.then is not None or _moved(old, new) > tolerance:
             taken = census.take()
-        if taken is not None or new.rss != old.rss or self._suspicious(span, before, after, min(_FINE, tolerance)):
-            old, new = probe.decode(before), replace(probe.decode(after), own=new.own, rss=new.rss, pools=new.pools)
+        if (
+            taken is not None
+            or new.rss != old.rss
+            or self._suspicious(span, before, after, min(_FINE, tolerance))
+        ):
+            old, new = (
+                probe.decode(before),
+                replace(probe.decode(after), own=new.own, rss=new.rss, pools=new.pools),
+            )
             if taken is None and ledger.held(ledger.by_counters(old, new)) > tolerance:
                 taken = census.take()  # a mapping has grown while as much other memory went back
         return self._result(span, before, after, old, new, taken)
@@ -221,7 +248,9 @@ class Guard:
         untrimmed = first.rss_collected
         slack = 0
         if taken is not None and closes:
-            accounts = dict(ledger.by_census(old, new, taken, span.then if span.then and span.then.closes else None))
+            accounts = dict(
+                ledger.by_census(old, new, taken, span.then if span.then and span.then.closes else None)
+            )
         else:
             accounts = dict(ledger.by_counters(old, new))
             slack = ledger.live_slack(old, new, accounts) if taken is not None else 0
@@ -236,11 +265,15 @@ class Guard:
             blind = blind or self.probe.pools.why_not
             accounts[Account.MAPPED] = None
         accounts = ledger.booked(new.rss - old.rss, accounts)
-        mapped = ledger.mapped_growth(old, new, ledger.classify(old), ledger.classify(new)) if new.mappings else 0
+        mapped = heap = 0
+        if new.mappings:
+            then, now = ledger.classify(old), ledger.classify(new)
+            mapped = ledger.mapped_growth(old, new, then, now)
+            heap = now.heap + now.thread_heaps - then.heap - then.thread_heaps
         known = accounts[Account.MAPPED] is not None
         evidence = Evidence(
             growth=new.rss - old.rss,
-            growth_untrimmed=new.rss - untrimmed,
+            growth_untrimmed=new.rss - old.rss - min(max(0, untrimmed - old.rss), max(0, heap)),
             accounts=accounts,
             allocated=ledger.allocator_growth(old, new) + (mapped if known else 0),
             allocated_mapped=max(0, mapped) if known else 0,
@@ -250,11 +283,13 @@ class Guard:
         verdict, private = judge(evidence, span.limit), ()
         if verdict.outcome in {Outcome.LEAKED, Outcome.GREW} and (accounts[Account.MAPPED] or 0) > 0:
             private = tuple(
-                find_private_allocators(new.mappings, interpreter_uses_mimalloc=self.probe.pools.objects_in_mimalloc)
+                find_private_allocators(
+                    new.mappings, interpreter_uses_mimalloc=self.probe.pools.objects_in_mimalloc
+                )
             )
             verdict = judge(replace(evidence, private_allocators=private), span.limit)
         released = None
-        if verdict.outcome is Outcome.RETAINED and closes and taken is not None:
+        if verdict.outcome is Outcome.RETAINED and closes and taken is not None and not span.trim:
             released = self._release(taken)
         return Result(
             verdict=verdict, limit=span.limit, trim=span.trim, basis=Basis.CENSUS if closes else Basis.COUNTERS,
@@ -269,9 +304,7 @@ class Guard:
         """Call malloc_trim(0), after the verdict is fixed: does it give back what the census said it would?"""
         at = self.probe.rss()
         self.probe.malloc.purge()
-        return Released(
-            predicted=sum(heap.trimmable for heap in taken.heaps), observed=at - self.probe.rss()
-        )
+        return Released(predicted=sum(heap.trimmable for heap in taken.heaps), observed=at - self.probe.rss())
 
     def _blind_result(self, span: Span, why: str) -> Result:
         collect_garbage()

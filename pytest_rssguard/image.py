@@ -68,7 +68,9 @@ class Image:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def window(self, address: int, end: int) -> tuple[memoryview, int, int] | None:
@@ -93,7 +95,9 @@ class Image:
             try:
                 got = os.preadv(self._mem, [self._bytes[done:size]], base + done)
             except OSError as error:
-                raise InconsistentMemoryError(f"memory unreadable ({error.strerror})", address=base + done) from None
+                raise InconsistentMemoryError(
+                    f"memory unreadable ({error.strerror})", address=base + done
+                ) from None
             if not got:
                 raise InconsistentMemoryError("memory ended", address=base + done)
             done += got
@@ -162,7 +166,9 @@ class Image:
                 self._scan(start, end)
             except OSError as error:
                 if error.errno not in {errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EPERM}:
-                    raise InconsistentMemoryError(f"pagemap unreadable ({error.strerror})", address=start) from None
+                    raise InconsistentMemoryError(
+                        f"pagemap unreadable ({error.strerror})", address=start
+                    ) from None
                 self._can_scan = False
             else:
                 return

@@ -249,6 +249,15 @@ class Census:
     seconds: float = 0.0
 
     @property
+    def pins(self) -> dict[int, int]:
+        """Live blocks on pinned pages, {chunk size: blocks}, over all heaps."""
+        sizes: dict[int, int] = {}
+        for heap in self.heaps:
+            for size, count in heap.pins.items():
+                sizes[size] = sizes.get(size, 0) + count
+        return sizes
+
+    @property
     def closes(self) -> bool:
         """Whether the walk agrees with the allocators' own counters."""
         return not self.problems
@@ -259,7 +268,7 @@ class Evidence:
     """What a verdict is made from: all the growth there is to see, in bytes."""
 
     growth: int
-    #: Growth over what RSS was before our own trim of the baseline.
+    #: Growth less what only refilled heap memory that our own trim of the baseline had emptied.
     growth_untrimmed: int
     accounts: Mapping[Account, int | None]
     #: Growth of the allocators' counters and of mapping sizes; None where a counter is missing.

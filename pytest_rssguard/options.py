@@ -46,10 +46,16 @@ def add_options(parser: pytest.Parser) -> None:
         group.addoption(f"--rssguard-{name}", dest=_dest(name), metavar=metavar, default=None, help=text)
     for name in _LATER_FLAGS:
         group.addoption(
-            f"--rssguard-{name}", dest=_dest(name), action="store_true", default=None, help="not yet available"
+            f"--rssguard-{name}",
+            dest=_dest(name),
+            action="store_true",
+            default=None,
+            help="not yet available",
         )
     for name in _LATER_VALUES:
-        group.addoption(f"--rssguard-{name}", dest=_dest(name), metavar="X", default=None, help="not yet available")
+        group.addoption(
+            f"--rssguard-{name}", dest=_dest(name), metavar="X", default=None, help="not yet available"
+        )
     for name, text in _INI:
         parser.addini(f"rssguard_{name}", text, type="string", default=None)
     for name in _LATER_INI:

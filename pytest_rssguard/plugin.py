@@ -30,7 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     if problem := reject_later(config):
         raise pytest.UsageError(problem)
-    values = [config.getoption(f"rssguard_{name}") for name in ("tolerance", "trim", "retained", "tolerance_scale")]
+    values = [
+        config.getoption(f"rssguard_{name}") for name in ("tolerance", "trim", "retained", "tolerance_scale")
+    ]
     ini = [config.getini(f"rssguard_{name}") for name in ("tolerance", "trim", "retained", "unmeasurable")]
     if any(value not in {None, ""} for value in [*values, *ini]):
         from pytest_rssguard.errors import SettingError
@@ -57,7 +59,9 @@ def _session(config: pytest.Config) -> Session:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Turn a bad marker into a collection error: pytest.UsageError would be an INTERNALERROR under xdist."""
     report = yield
     problems = []

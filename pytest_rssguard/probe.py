@@ -18,7 +18,13 @@ from pytest_rssguard.allocators import glibc, pymalloc
 from pytest_rssguard.errors import InconsistentMemoryError, UnreadableError
 from pytest_rssguard.image import Image
 from pytest_rssguard.model import ArenaTop, PoolStats, Region, Snapshot
-from pytest_rssguard.smaps import parse_rollup, parse_smaps, parse_stack_pointer, parse_statm, parse_thread_count
+from pytest_rssguard.smaps import (
+    parse_rollup,
+    parse_smaps,
+    parse_stack_pointer,
+    parse_statm,
+    parse_thread_count,
+)
 
 _PAGE: Final = mmap.PAGESIZE
 _MOST_TOPS: Final = 1024
@@ -28,7 +34,17 @@ _FLAT: Final = 65536 + _MOST_THREADS * _SYSCALL
 _SMAPS_LEAST: Final = 1 << 18
 
 # words of a slot
-_LENGTH, _VM, _TOPS, _THREADS, _UNKNOWN_STACKS, _AT_ONCE, _COLLECTED, _FINISHED, _MALLINFO = 0, 1, 2, 3, 4, 5, 6, 7, 8
+_LENGTH, _VM, _TOPS, _THREADS, _UNKNOWN_STACKS, _AT_ONCE, _COLLECTED, _FINISHED, _MALLINFO = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+)
 _TOP_TABLE: Final = 64
 _TEXT_AT: Final = 8 * (_TOP_TABLE + 3 * _MOST_TOPS)
 _SYSCALL_AT: Final = 65536
@@ -169,7 +185,10 @@ class LinuxProbe:
     def _find_main_arena(self) -> None:
         """Find main_arena once: from it the tops of thread arenas are read at each reading, without malloc_info."""
         try:
-            with open(self._smaps.replace("smaps", "maps"), "rb", buffering=0) as maps, Image("self") as image:  # noqa: PTH123
+            with (
+                open(self._smaps.replace("smaps", "maps"), "rb", buffering=0) as maps,
+                Image("self") as image,
+            ):  # noqa: PTH123
                 rest = b""
                 while chunk := maps.read(4096):
                     *lines, rest = (rest + chunk).split(b"\n")
@@ -178,7 +197,11 @@ class LinuxProbe:
                         if len(fields) > 5 and fields[1] == b"rw-p" and b"/libc" in fields[5]:
                             start, end = (int(part, 16) for part in fields[0].split(b"-"))
                             view = image.window(start, end)
-                            state = arenas.find_state(view[0][: (view[2] - view[1]) >> 3], view[1]) if view else None
+                            state = (
+                                arenas.find_state(view[0][: (view[2] - view[1]) >> 3], view[1])
+                                if view
+                                else None
+                            )
                             if state is not None:
                                 self._learn_offset(image, state)
                                 return

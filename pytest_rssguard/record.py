@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from pytest_rssguard.errors import UnreadableError
@@ -52,7 +52,8 @@ class Record:
     reason: str | None = None
     worker: str | None = None
     seconds: float = 0.0
-    pins: tuple[tuple[int, int], ...] = field(default=())
+    #: Live blocks on pages with freed memory: (size of the malloc chunk in bytes, blocks), the most blocks first.
+    pins: tuple[tuple[int, int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""

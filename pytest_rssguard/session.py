@@ -37,7 +37,9 @@ class Session:
         except SettingError as error:
             raise pytest.UsageError(str(error)) from None
         self._off = bool(config.getoption("rssguard_off"))
-        self._worker: str | None = os.environ.get("PYTEST_XDIST_WORKER") if hasattr(config, "workerinput") else None
+        self._worker: str | None = (
+            os.environ.get("PYTEST_XDIST_WORKER") if hasattr(config, "workerinput") else None
+        )
         self._seen: set[int] = set()
         self._done: list[Measurement] = []
         self._bias: int | None = None
@@ -48,9 +50,15 @@ class Session:
         for node in item.listchain():
             if sum(mark.name == "rss_returns" for mark in node.own_markers) > 1:
                 raise SettingError(
-                    name="rss_returns", given="two markers", accepted=f"one on {node.name!r}", advice="merge them"
+                    name="rss_returns",
+                    given="two markers",
+                    accepted=f"one on {node.name!r}",
+                    advice="merge them",
                 )
-        return merge(self._base, (marker_arguments(mark.args, mark.kwargs) for mark in item.iter_markers("rss_returns")))
+        return merge(
+            self._base,
+            (marker_arguments(mark.args, mark.kwargs) for mark in item.iter_markers("rss_returns")),
+        )
 
     def problems(self, item: pytest.Item) -> Iterator[str]:
         """Yield one line, "file:line: what", for a bad marker on `item`; a class's or module's marker is told once."""
@@ -142,8 +150,11 @@ class Session:
             for each in done
         )  # fmt: skip
 
-    def _record(self, item: pytest.Item, settings: Settings, result: Result, *, judged: bool = True) -> Record:
+    def _record(
+        self, item: pytest.Item, settings: Settings, result: Result, *, judged: bool = True
+    ) -> Record:
         failed = result.verdict.outcome is not Outcome.RETURNED
+        pins = sorted(result.census.pins.items(), key=lambda pin: -pin[1])[:8] if result.census else []
         return Record(
             nodeid=item.nodeid, outcome=result.verdict.outcome, masked=result.verdict.masked, judged=judged,
             tolerance=result.limit.tolerance, basis=result.basis, rss_untrimmed=result.rss_untrimmed,
@@ -152,7 +163,7 @@ class Session:
             collected=result.collected, accounts=result.accounts,
             rounds=({"growth": result.growth, "held": result.held, "retained": result.retained},),
             blocks=self._take_blocks(), message=announce(result) if failed else "", hints=tuple(hints(result)),
-            reason=settings.reason, worker=self._worker, seconds=result.seconds,
+            reason=settings.reason, worker=self._worker, seconds=result.seconds, pins=tuple(pins),
         )  # fmt: skip
 
     def _not_judged(self, item: pytest.Item, settings: Settings, why: str) -> Record:

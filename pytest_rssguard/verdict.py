@@ -13,7 +13,9 @@ def judge(evidence: Evidence, limit: Limit) -> Verdict:
     mapped = max(0, evidence.accounts[Account.MAPPED] or 0)
     over = evidence.growth > tolerance and evidence.growth_untrimmed > tolerance
     if evidence.allocated is not None and holds > tolerance and evidence.allocated > tolerance:
-        decided_by_mapped = holds - mapped <= tolerance or evidence.allocated - evidence.allocated_mapped <= tolerance
+        decided_by_mapped = (
+            holds - mapped <= tolerance or evidence.allocated - evidence.allocated_mapped <= tolerance
+        )
         if evidence.private_allocators and decided_by_mapped:
             return Verdict(outcome=Outcome.UNMEASURABLE, why="private allocator")
         if holds - evidence.held_slack > tolerance:

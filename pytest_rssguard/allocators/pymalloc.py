@@ -37,7 +37,9 @@ def parse_pool_stats(text: bytes) -> PoolStats:
     """Return the numbers in the text of _PyObject_DebugMallocStats. Raises UnreadableError on anything else."""
     found = _FIELDS.search(text)
     if not text:
-        raise UnreadableError("Python's allocator is hooked (tracemalloc, memray): pymalloc tells nothing meanwhile")
+        raise UnreadableError(
+            "Python's allocator is hooked (tracemalloc, memray): pymalloc tells nothing meanwhile"
+        )
     if found is None:
         raise UnreadableError(f"pymalloc statistics: unknown text {text[:80]!r}")
     return PoolStats(
@@ -133,4 +135,8 @@ class Pymalloc:
     def notes(self) -> list[Iterator[Any]]:
         """Return the C calls with which a frozen copy writes its own statistics to our shared memory."""
         argument = (self._file,)
-        return [starmap(self._rewind, [argument]), starmap(self._stats, [argument]), starmap(self._flush, [argument])]
+        return [
+            starmap(self._rewind, [argument]),
+            starmap(self._stats, [argument]),
+            starmap(self._flush, [argument]),
+        ]
