@@ -1,4 +1,4 @@
-"""Memory-return assertions for pytest: was memory leaked, or freed and retained?
+"""Memory-return assertions for pytest, which say whether memory was leaked, or freed and retained.
 
 Everything is imported on first use: this package is loaded in every pytest run of everyone who has it installed.
 """
@@ -6,6 +6,8 @@ Everything is imported on first use: this package is loaded in every pytest run 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from pytest_rssguard.version import VERSION
 
 if TYPE_CHECKING:
     from pytest_rssguard.api import measure, returns
@@ -23,7 +25,7 @@ __all__ = [
     "measure",
     "returns",
 ]
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562: the type is that of the attribute

@@ -99,20 +99,14 @@ class Measurement:
 
     def __enter__(self) -> Self:
         if self._span is not None or self._ended:
-            raise RuntimeError(
-                "rssguard: a measurement can be used once; make a new one with measure() or returns()"
-            )
+            raise RuntimeError("rssguard: a measurement can be used once; make a new one with measure() or returns()")
         if not self._off:
             _drop_unused()
             bias = with_bias() if self._bias is None else self._bias
-            self._span = process_guard().begin(
-                self.settings.limit, trim=self.settings.trim, census=self._census, bias=bias
-            )
+            self._span = process_guard().begin(self.settings.limit, trim=self.settings.trim, census=self._census, bias=bias)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ended = True
         span, self._span = self._span, None
         if span is None:
@@ -140,11 +134,7 @@ class Measurement:
     def result(self) -> Result:
         """Everything that was found."""
         if self._result is None:
-            state = (
-                "measured nothing (its body failed, or --rssguard-off)"
-                if self._ended
-                else "has not ended yet"
-            )
+            state = "measured nothing (its body failed, or --rssguard-off)" if self._ended else "has not ended yet"
             raise RuntimeError(f"rssguard: this measurement {state}")
         return self._result
 
@@ -191,9 +181,7 @@ class Measurement:
 class Blocks:
     """The two functions, bound to what a test run sets: what the fixture `rssguard` is."""
 
-    def __init__(
-        self, base: Settings, *, off: bool = False, done: Callable[[Measurement], None] | None = None
-    ) -> None:
+    def __init__(self, base: Settings, *, off: bool = False, done: Callable[[Measurement], None] | None = None) -> None:
         self._base = base
         self._off = off
         self._done = done
@@ -211,9 +199,7 @@ class Blocks:
 
         Arguments as the marker's; `label` names the block in reports. Raises SettingError for a bad one.
         """
-        settings = self._base.with_arguments(
-            {"tolerance": tolerance, "trim": trim, "retained": retained, "reason": reason}
-        )
+        settings = self._base.with_arguments({"tolerance": tolerance, "trim": trim, "retained": retained, "reason": reason})
         return Measurement(settings, label=_label(label), judged=True, off=self._off, done=self._done)
 
     def measure(

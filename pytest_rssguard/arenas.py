@@ -34,9 +34,7 @@ class ArenaState:
 
 
 def _matches(words: memoryview, base: int, at: int) -> int:
-    return sum(
-        1 for bin_ in range(at, at + BINS, 2) if words[bin_] == base + 8 * bin_ - 16 == words[bin_ + 1]
-    )
+    return sum(1 for bin_ in range(at, at + BINS, 2) if words[bin_] == base + 8 * bin_ - 16 == words[bin_ + 1])
 
 
 def find_state(words: memoryview, base: int) -> ArenaState | None:

@@ -35,7 +35,7 @@ class _Body:
 
 class _Outer:
     @_impl(wrapper=True)
-    def call(self, item: object) -> Generator[None, object, object]:
+    def call(self, item: object) -> Generator[None, object, object]:  # noqa: ARG002 - pluggy passes it
         """Stand for the wrappers around ours: capture, logging."""
         return (yield)
 
@@ -46,7 +46,7 @@ class _Wrapper:
         self.found: list[int] = []
 
     @_impl(wrapper=True, trylast=True)
-    def call(self, item: object) -> Generator[None, object, object]:
+    def call(self, item: object) -> Generator[None, object, object]:  # noqa: ARG002 - pluggy passes it
         """Measure, from the same place in the loops as the plugin's own wrapper."""
         return (yield from self._measured())
 

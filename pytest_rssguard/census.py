@@ -17,7 +17,7 @@ from pytest_rssguard import arenas, heapwalk, poolscan
 from pytest_rssguard.elf import bss_range
 from pytest_rssguard.errors import InconsistentMemoryError
 from pytest_rssguard.image import PAGE, Image
-from pytest_rssguard.model import Census, Heap, Kind, MallocStats, Piece, PoolStats, Region
+from pytest_rssguard.model import Census, Heap, Kind, MallocStats, Piece, Pools, PoolStats, Region
 from pytest_rssguard.regions import is_anonymous, is_bare
 
 #: More arenas, heaps or fastbin entries than this are a broken list, not a program (8 arenas a core by default).
@@ -47,7 +47,8 @@ def take(
     """Return the census of the process behind `image`, whose mappings are `regions` (sorted by address).
 
     `key`: its tcache key. `malloc`, `pools`: its own statistics at the same instant, for the closing checks; None skips
-    them. `pymalloc`, `glibc`: whether there can be pools, or heaps of glibc. Never raises for what it finds: it lists it in `problems`.
+    them. `pymalloc`, `glibc`: whether there can be pools, or heaps of glibc. Never raises for what it finds: it lists it
+    in `problems`.
     """
     started = time.perf_counter()
     problems: list[str] = []
@@ -61,7 +62,8 @@ def take(
         problems.append(f"heap walk: {error}")
     bss = tuple(_bss(image, regions))
     rest = list(_rest(regions, found, bss))
-    pool_totals, pieces = None, []
+    pool_totals: Pools | None = None
+    pieces: list[Piece] = []
     chunks: list[Piece] = []
     try:
         if pymalloc:
@@ -272,11 +274,10 @@ def _rest(
 ) -> Iterator[tuple[int, int]]:
     """Yield the resident anonymous ranges that are no heap and no .bss."""
     taken = sorted(
-        [(first & -arenas.HEAP_MAX, end) for arena in found if not arena.main for first, end in arena.heaps]
-        + list(bss)
+        [(first & -arenas.HEAP_MAX, end) for arena in found if not arena.main for first, end in arena.heaps] + list(bss)
     )
     for region in regions:
-        if not (is_anonymous(region) and region.rss and region.path != "[heap]" and region.path != "[stack]"):
+        if not (is_anonymous(region) and region.rss and region.path not in {"[heap]", "[stack]"}):
             continue
         at = region.start
         for start, end in taken:
@@ -312,9 +313,7 @@ def _mmapped_chunks(image: Image, rest: Sequence[tuple[int, int]], pools: Sequen
                     if chunk is None:
                         at += PAGE
                         continue
-                    yield Piece(
-                        kind=Kind.CHUNK, start=chunk[0], end=chunk[1], resident=image.resident(*chunk)
-                    )
+                    yield Piece(kind=Kind.CHUNK, start=chunk[0], end=chunk[1], resident=image.resident(*chunk))
                     at = chunk[1]
             at = max(at, covered)
 

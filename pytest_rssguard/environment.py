@@ -20,9 +20,10 @@ def environment() -> dict[str, Any]:
     malloc, pools = guard.probe.malloc, guard.probe.pools
     objects = "pymalloc" if pools.active else "malloc" if pools.objects_in_malloc else "unknown"
     implementation = {"cpython": "cp", "pypy": "pp"}.get(sys.implementation.name, sys.implementation.name)
+    python = f"{implementation}{sys.version_info[0]}{sys.version_info[1]}"
     allocator = objects if malloc.active else f"{objects}-foreign"
     return {
-        "key": f"{sys.platform}-{platform.machine()}-{implementation}{sys.version_info[0]}{sys.version_info[1]}-{libc}-{allocator}",
+        "key": f"{sys.platform}-{platform.machine()}-{python}-{libc}-{allocator}",
         "python": platform.python_version(),
         "libc": f"glibc {version[0]}.{version[1]}" if version else platform.libc_ver()[0] or "unknown",
         "kernel": ".".join(platform.release().split(".")[:2]),

@@ -3,59 +3,52 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Final, TypedDict
+from typing import ClassVar, Final
 
 #: The longest echo of somebody's input in a message, in characters.
 _ECHO: Final = 60
 
 
-class _SettingErrorFields(TypedDict):
-    name: str
-    given: object
-    accepted: str
-    advice: str
-
-
 class RssGuardError(Exception):
     """Base of the errors that pytest-rssguard raises on its own behalf."""
 
-    slug: Final[str] = "error"
+    slug: ClassVar[str] = "error"
 
 
 class SettingError(RssGuardError, ValueError):
     """A setting that cannot be used: says what was given, what is accepted and what to do."""
 
-    slug: Final[str] = "bad-setting"
+    slug: ClassVar[str] = "bad-setting"
 
     def __init__(self, *, name: str, given: object, accepted: str, advice: str = "") -> None:
-        self.fields = _SettingErrorFields(name=name, given=given, accepted=accepted, advice=advice)
+        self.name, self.given, self.accepted, self.advice = name, given, accepted, advice
         echo = repr(given)
         if len(echo) > _ECHO:
             echo = f"{echo[: _ECHO - 1]}…"
         super().__init__(f"{name}={echo}: expected {accepted}" + (f"; {advice}" if advice else ""))
 
+    def named(self, name: str) -> SettingError:
+        """Return the same error about `name`: where the value came from decides what to call it."""
+        return SettingError(name=name, given=self.given, accepted=self.accepted, advice=self.advice)
+
 
 class UnknownArgumentError(RssGuardError, TypeError):
     """An argument that does not exist: lists the valid ones and the nearest of them."""
 
-    slug: Final[str] = "unknown-argument"
+    slug: ClassVar[str] = "unknown-argument"
 
     def __init__(self, *, given: str, valid: tuple[str, ...]) -> None:
         self.given = given
         self.valid = valid
         near = get_close_matches(given, valid, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]!r}?" if near else ""
-        super().__init__(
-            f"unknown argument {given!r}{hint} Valid: {', '.join(valid)}"
-            if near
-            else f"unknown argument {given!r}. Valid: {', '.join(valid)}"
-        )
+        super().__init__(f"unknown argument {given!r}{hint or '.'} Valid: {', '.join(valid)}")
 
 
 class InconsistentMemoryError(RssGuardError):
     """Memory that does not read like what it was taken for: the census degrades and says so."""
 
-    slug: Final[str] = "inconsistent-memory"
+    slug: ClassVar[str] = "inconsistent-memory"
 
     def __init__(self, reason: str, *, address: int | None = None) -> None:
         self.reason = reason
@@ -66,4 +59,4 @@ class InconsistentMemoryError(RssGuardError):
 class UnreadableError(RssGuardError):
     """A file under /proc that is missing, refuses to be read, or holds text that is no such file's."""
 
-    slug: Final[str] = "unreadable"
+    slug: ClassVar[str] = "unreadable"

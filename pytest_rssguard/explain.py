@@ -40,7 +40,7 @@ def exception_name(outcome: Outcome) -> str:
     return _NAMES.get(outcome, "RssNotReturned" if outcome is not Outcome.RETURNED else "returned")
 
 
-def headline(result: Result) -> str:
+def headline(result: Result) -> str:  # noqa: PLR0911 - one return an outcome
     """Return the first line without the exception's name: at most 72 characters with it."""
     tolerance = f"(tolerance {format_size(result.limit.tolerance)})"
     verdict = result.verdict
@@ -67,7 +67,7 @@ def explain(result: Result, *, nodeid: str = "", reason: str | None = None) -> I
     yield ""
     yield (
         f"RSS       {format_size(result.rss_before)} before, {format_size(result.rss_after)} after the body, "
-        + (f"{format_size(result.rss_settled)} settled")
+        f"{format_size(result.rss_settled)} settled"
     )
     if result.collected:
         yield f"          ({format_change(-result.collected)} by garbage collection)"
@@ -164,28 +164,18 @@ def _places(result: Result) -> Iterator[str]:
     if grown:
         yield from _wrap("where     ", "; ".join(grown))
     if (result.accounts[Account.PYTHON_LIVE] or 0) > result.limit.tolerance // 4:
-        change = {
-            size: blocks - result.before.blocks.get(size, 0) for size, blocks in result.after.blocks.items()
-        }
+        change = {size: blocks - result.before.blocks.get(size, 0) for size, blocks in result.after.blocks.items()}
         top = sorted(change.items(), key=lambda item: item[0] * item[1], reverse=True)[:3]
         text = ", ".join(f"{blocks:,} of {size - 15} to {size} bytes" for size, blocks in top if blocks > 0)
         if text:
             yield from _wrap("objects   ", f"more live Python blocks: {text}")
-    if (
-        result.before.malloc
-        and result.after.malloc
-        and result.after.malloc.hblks > result.before.malloc.hblks
-    ):
+    if result.before.malloc and result.after.malloc and result.after.malloc.hblks > result.before.malloc.hblks:
         blocks = result.after.malloc.hblks - result.before.malloc.hblks
         size = result.after.malloc.hblkhd - result.before.malloc.hblkhd
         yield from _wrap("blocks    ", f"{blocks:,} more large malloc blocks, {format_size(size)} together")
     if result.census is not None and (result.accounts[Account.PINNED] or 0) > 64 << 10:
         yield from _wrap("pinned by ", pinning(result.census))
-    if (
-        result.census is not None
-        and (result.accounts[Account.POOL_FREE] or 0) > 1 << 20
-        and result.census.pools
-    ):
+    if result.census is not None and (result.accounts[Account.POOL_FREE] or 0) > 1 << 20 and result.census.pools:
         pools = result.census.pools
         yield from _wrap(
             "arenas    ",

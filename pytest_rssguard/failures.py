@@ -5,7 +5,20 @@ Their `__module__` is "builtins" so that pytest's summary and JUnit say "RssLeak
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+
+
+if TYPE_CHECKING:
+
+    class _Failed(Exception):
+        """What pytest.fail.Exception is: pytest binds it at run time, where type checkers do not see a class."""
+
+        def __init__(self, msg: str | None = None, pytrace: bool = True) -> None: ...
+
+else:
+    _Failed = pytest.fail.Exception
 
 
 class RssGuardWarning(UserWarning):
@@ -14,7 +27,7 @@ class RssGuardWarning(UserWarning):
     __module__ = "pytest_rssguard"
 
 
-class RssNotReturned(pytest.fail.Exception):
+class RssNotReturned(_Failed):
     """RSS did not come back after a guarded body. `result` has the numbers."""
 
     __module__ = "builtins"

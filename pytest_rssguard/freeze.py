@@ -56,9 +56,7 @@ class Freezer:
             )
             mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
             try:
-                pid = next(
-                    filter(None, steps)
-                )  # the child's 0 and its None answers are filtered out: it never returns
+                pid = next(filter(None, steps))  # the child's 0 and its None answers are filtered out: it never returns
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(writer)

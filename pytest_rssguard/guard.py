@@ -84,7 +84,8 @@ class Span:
     def __init__(self, limit: Limit, *, trim: bool, slots: tuple[Slot, Slot] | None) -> None:
         self.limit, self.trim = limit, trim
         self.slots = slots  # kept whole: a new pair after the baseline would be a live block more
-        self.before, self.after = slots or (None, None)
+        self.before: Slot | None = slots[0] if slots else None
+        self.after: Slot | None = slots[1] if slots else None
         self.modules: list[str] = []
         self.then: Census | None = None
         self.own_bytes = self.rss = self.bias = 0
@@ -118,9 +119,7 @@ class Guard:
         Raises RuntimeError while another thread measures.
         """
         if self._open and self._open[-1].thread != threading.get_ident():
-            raise RuntimeError(
-                "rssguard: another thread is measuring; measurements of two threads cannot overlap"
-            )
+            raise RuntimeError("rssguard: another thread is measuring; measurements of two threads cannot overlap")
         if self._census is None:
             span = Span(limit, trim=trim, slots=None)
             collect_garbage()
@@ -128,9 +127,7 @@ class Guard:
             self._open.append(span)
             return span
         probe = self.probe
-        span = Span(
-            limit, trim=trim, slots=self._spare.pop() if self._spare else (probe.new_slot(), probe.new_slot())
-        )
+        span = Span(limit, trim=trim, slots=self._spare.pop() if self._spare else (probe.new_slot(), probe.new_slot()))
         assert span.before is not None
         assert span.after is not None
         span.bias = bias
@@ -199,11 +196,7 @@ class Guard:
         taken: Census | None = None
         if span.then is not None or _moved(old, new) > tolerance:
             taken = census.take()
-        if (
-            taken is not None
-            or new.rss != old.rss
-            or self._suspicious(span, before, after, min(_FINE, tolerance))
-        ):
+        if taken is not None or new.rss != old.rss or self._suspicious(span, before, after, min(_FINE, tolerance)):
             old, new = (
                 probe.decode(before),
                 replace(probe.decode(after), own=new.own, rss=new.rss, pools=new.pools),
@@ -241,16 +234,12 @@ class Guard:
         if trim and self.probe.malloc.active:
             self.probe.malloc.purge()
 
-    def _result(
-        self, span: Span, first: Slot, slot: Slot, old: Snapshot, new: Snapshot, taken: Census | None
-    ) -> Result:
+    def _result(self, span: Span, first: Slot, slot: Slot, old: Snapshot, new: Snapshot, taken: Census | None) -> Result:
         closes = taken is not None and taken.closes
         untrimmed = first.rss_collected
         slack = 0
         if taken is not None and closes:
-            accounts = dict(
-                ledger.by_census(old, new, taken, span.then if span.then and span.then.closes else None)
-            )
+            accounts = dict(ledger.by_census(old, new, taken, span.then if span.then and span.then.closes else None))
         else:
             accounts = dict(ledger.by_counters(old, new))
             slack = ledger.live_slack(old, new, accounts) if taken is not None else 0
@@ -280,12 +269,11 @@ class Guard:
             held_slack=slack,
             blind=blind,
         )
-        verdict, private = judge(evidence, span.limit), ()
+        verdict = judge(evidence, span.limit)
+        private: tuple[str, ...] = ()
         if verdict.outcome in {Outcome.LEAKED, Outcome.GREW} and (accounts[Account.MAPPED] or 0) > 0:
             private = tuple(
-                find_private_allocators(
-                    new.mappings, interpreter_uses_mimalloc=self.probe.pools.objects_in_mimalloc
-                )
+                find_private_allocators(new.mappings, interpreter_uses_mimalloc=self.probe.pools.objects_in_mimalloc)
             )
             verdict = judge(replace(evidence, private_allocators=private), span.limit)
         released = None
@@ -301,7 +289,7 @@ class Guard:
         )  # fmt: skip
 
     def _release(self, taken: Census) -> Released:
-        """Call malloc_trim(0), after the verdict is fixed: does it give back what the census said it would?"""
+        """Call malloc_trim(0), after the verdict is fixed, and see whether it gives back what the census said."""
         at = self.probe.rss()
         self.probe.malloc.purge()
         return Released(predicted=sum(heap.trimmable for heap in taken.heaps), observed=at - self.probe.rss())

@@ -9,7 +9,7 @@ fourth word, the second are handed in by the caller, who follows the arena's lis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -83,7 +83,7 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
     main: bool,
     top_releasable: bool = True,
     cached_up_to: int = EXACT_SIZES,
-    fast: Sequence[int] | None = None,
+    fast: mmap.mmap | bytes | None = None,
 ) -> Heap:
     """Classify the heap whose first chunk is at `start` and whose memory ends at `end` (addresses, in bytes).
 
@@ -101,9 +101,7 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
     range_whole = True
     hot_end = 0  # live chunks that start below it share a page with the free range before them
     page_end = live_end = 0
-    recent: list[
-        int
-    ] = []  # sizes of live chunks on the page that ends at page_end, not yet counted as pinning
+    recent: list[int] = []  # sizes of live chunks on the page that ends at page_end, not yet counted as pinning
     address = start
     end_of_walk = end
 
@@ -118,9 +116,7 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
     while address != top:
         n = i + (size >> 3)
         if size < 32 or size & 15 or address + size > end:
-            if (
-                size == 16 and top != address
-            ):  # a fencepost: this heap was left behind for another (sysmalloc)
+            if size == 16 and top != address:  # a fencepost: this heap was left behind for another (sysmalloc)
                 end_of_walk = address
                 break
             raise InconsistentMemoryError(f"impossible chunk size {size}", address=address)

@@ -28,9 +28,7 @@ def hints(result: Result) -> Iterator[str]:
     threads = result.after.threads - result.before.threads
     if threads > 0:
         yield f"{threads} threads that the body started are still running: their stacks and caches are in use"
-    huge = sum(region.huge for region in result.after.mappings) - sum(
-        region.huge for region in result.before.mappings
-    )
+    huge = sum(region.huge for region in result.after.mappings) - sum(region.huge for region in result.before.mappings)
     if huge > result.limit.tolerance // 4:
         yield f"transparent huge pages grew by {format_change(huge)}: one touched byte makes 2 MiB resident"
     top = sum(heap.top_trimmable for heap in result.census.heaps) if result.census else 0

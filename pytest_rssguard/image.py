@@ -68,9 +68,7 @@ class Image:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def window(self, address: int, end: int) -> tuple[memoryview, int, int] | None:
@@ -95,9 +93,7 @@ class Image:
             try:
                 got = os.preadv(self._mem, [self._bytes[done:size]], base + done)
             except OSError as error:
-                raise InconsistentMemoryError(
-                    f"memory unreadable ({error.strerror})", address=base + done
-                ) from None
+                raise InconsistentMemoryError(f"memory unreadable ({error.strerror})", address=base + done) from None
             if not got:
                 raise InconsistentMemoryError("memory ended", address=base + done)
             done += got
@@ -166,9 +162,7 @@ class Image:
                 self._scan(start, end)
             except OSError as error:
                 if error.errno not in {errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EPERM}:
-                    raise InconsistentMemoryError(
-                        f"pagemap unreadable ({error.strerror})", address=start
-                    ) from None
+                    raise InconsistentMemoryError(f"pagemap unreadable ({error.strerror})", address=start) from None
                 self._can_scan = False
             else:
                 return
@@ -177,9 +171,7 @@ class Image:
     def _scan(self, start: int, end: int) -> None:
         """Let the kernel list the runs (admin-guide/mm/pagemap.rst, PAGEMAP_SCAN): present and not the zero page."""
         argument = bytearray(
-            _SCAN_ARG.pack(
-                96, 0, start, end, 0, self._scan_address, _RUNS, 0, _PFNZERO, _PRESENT | _PFNZERO, 0, _PRESENT
-            )
+            _SCAN_ARG.pack(96, 0, start, end, 0, self._scan_address, _RUNS, 0, _PFNZERO, _PRESENT | _PFNZERO, 0, _PRESENT)
         )
         found = fcntl.ioctl(self._pagemap, _PAGEMAP_SCAN, argument, True)
         for i in range(0, found * 3, 3):

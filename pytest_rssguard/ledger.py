@@ -91,13 +91,9 @@ def _may_be_stack(region: Region, guard: Region | None) -> bool:
     )
 
 
-def classify(
-    snapshot: Snapshot, *, heaps: Iterable[int] = (), bss: Iterable[tuple[int, int]] = ()
-) -> Classes:
+def classify(snapshot: Snapshot, *, heaps: Iterable[int] = (), bss: Iterable[tuple[int, int]] = ()) -> Classes:
     """Sort the mappings of `snapshot`. `heaps`: addresses of thread heaps (64 MiB-aligned); `bss`: ranges of .bss."""
-    spans = sorted(
-        set(heaps) | {address & -HEAP_MAX for top in snapshot.tops for address in (top.arena, top.top)}
-    )
+    spans = sorted(set(heaps) | {address & -HEAP_MAX for top in snapshot.tops for address in (top.arena, top.top)})
     span_ends = [base + HEAP_MAX for base in spans]
     bss_starts, bss_ends = [start for start, _ in sorted(bss)], [end for _, end in sorted(bss)]
     pointers = sorted(snapshot.stack_pointers)
@@ -121,17 +117,14 @@ def classify(
             file += resident
         elif region.perms.startswith("---") and not region.rss:
             guard = region
-        elif region.path.startswith("[stack") or bisect_right(pointers, region.end - 1) > bisect_right(
-            pointers, region.start - 1
-        ):
-            stack += resident
-            mapped_size += region.size
-        elif _may_be_stack(region, below) and not snapshot.all_stacks_known:
-            stack += resident
-            mapped_size += region.size
         elif (
-            _may_be_stack(region, below) and resident <= _IDLE_MOST and idle_size + region.size <= _CACHE_MOST
+            region.path.startswith("[stack")
+            or bisect_right(pointers, region.end - 1) > bisect_right(pointers, region.start - 1)
+            or (_may_be_stack(region, below) and not snapshot.all_stacks_known)
         ):
+            stack += resident
+            mapped_size += region.size
+        elif _may_be_stack(region, below) and resident <= _IDLE_MOST and idle_size + region.size <= _CACHE_MOST:
             idle += resident
             idle_size += region.size
         else:
@@ -240,18 +233,12 @@ def _standing(before: Snapshot, old: Classes, new: Classes, census: Census) -> _
     freed_arenas = max(0, (before.pools.arenas if before.pools else 0) - arenas_then)
     to_chunks = min(lost_rss, freed_chunks)
     to_arenas = min(lost_rss - to_chunks, freed_arenas * (before.pools.arena_size if before.pools else 0))
-    return _Standing(
-        arenas=arenas + to_arenas, chunks=chunks + to_chunks, mapped=mapped + lost_rss - to_chunks - to_arenas
-    )
+    return _Standing(arenas=arenas + to_arenas, chunks=chunks + to_chunks, mapped=mapped + lost_rss - to_chunks - to_arenas)
 
 
 def _covers(inside: list[Piece], region: Region, new: Classes) -> bool:
     """Whether everything resident in the mapping that now holds `region` is in the pieces: nothing else was there."""
-    now = sum(
-        each.rss - each.lazy_free
-        for each in new.other
-        if each.start <= region.start and region.end <= each.end
-    )
+    now = sum(each.rss - each.lazy_free for each in new.other if each.start <= region.start and region.end <= each.end)
     return bool(inside) and now == sum(each.resident for each in inside)
 
 
@@ -282,9 +269,7 @@ def totals(snapshot: Snapshot, census: Census) -> dict[Account, int | None]:
     return booked(snapshot.rss, known)
 
 
-def by_census(
-    before: Snapshot, after: Snapshot, census: Census, then: Census | None = None
-) -> dict[Account, int | None]:
+def by_census(before: Snapshot, after: Snapshot, census: Census, then: Census | None = None) -> dict[Account, int | None]:
     """Return the accounts of the growth from `before` to `after`, of which `census` is the page-exact view.
 
     `then`: a census at the baseline, if one was taken; else what stood before is derived. Accounts that no allocator can

@@ -197,8 +197,8 @@ class Heap:
     `live`, `tcache`, `pinned`, `trimmable` and `arena_top` are resident; `untouched` is live memory that is not.
     `free` and `fast` are what the bins (tops included) and the fastbins hold, resident or not: the closing checks.
     `top_trimmable` is the part of `trimmable` at the end of the main heap: free() gives it back itself when it passes
-    M_TRIM_THRESHOLD. `pins` maps the chunk size of live blocks on pinned pages to their number (sizes over 1040 are rounded up to a
-    power of two and counted under it).
+    M_TRIM_THRESHOLD. `pins` maps the chunk size of live blocks on pinned pages to their number (sizes over 1040 are
+    rounded up to a power of two and counted under it).
     """
 
     start: int

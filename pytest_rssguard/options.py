@@ -53,9 +53,7 @@ def add_options(parser: pytest.Parser) -> None:
             help="not yet available",
         )
     for name in _LATER_VALUES:
-        group.addoption(
-            f"--rssguard-{name}", dest=_dest(name), metavar="X", default=None, help="not yet available"
-        )
+        group.addoption(f"--rssguard-{name}", dest=_dest(name), metavar="X", default=None, help="not yet available")
     for name, text in _INI:
         parser.addini(f"rssguard_{name}", text, type="string", default=None)
     for name in _LATER_INI:
@@ -99,7 +97,7 @@ def base_settings(config: pytest.Config) -> Settings:
         try:
             settings = settings.with_arguments(source)
         except SettingError as error:
-            raise SettingError(**{**error.fields, "name": prefix + error.fields["name"]}) from None
+            raise error.named(prefix + error.name) from None
     scale = config.getoption("rssguard_tolerance_scale")
     if scale is not None:
         from dataclasses import replace
@@ -107,7 +105,7 @@ def base_settings(config: pytest.Config) -> Settings:
         try:
             settings = replace(settings, scale=parse_scale(scale))
         except SettingError as error:
-            raise SettingError(**{**error.fields, "name": "--rssguard-tolerance-scale"}) from None
+            raise error.named("--rssguard-tolerance-scale") from None
     return settings
 
 

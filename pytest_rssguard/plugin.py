@@ -30,9 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     if problem := reject_later(config):
         raise pytest.UsageError(problem)
-    values = [
-        config.getoption(f"rssguard_{name}") for name in ("tolerance", "trim", "retained", "tolerance_scale")
-    ]
+    values = [config.getoption(f"rssguard_{name}") for name in ("tolerance", "trim", "retained", "tolerance_scale")]
     ini = [config.getini(f"rssguard_{name}") for name in ("tolerance", "trim", "retained", "unmeasurable")]
     if any(value not in {None, ""} for value in [*values, *ini]):
         from pytest_rssguard.errors import SettingError
@@ -64,7 +62,7 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Turn a bad marker into a collection error: pytest.UsageError would be an INTERNALERROR under xdist."""
     report = yield
-    problems = []
+    problems: list[str] = []
     for item in report.result or ():
         if isinstance(item, pytest.Item) and item.get_closest_marker("rss_returns") is not None:
             problems += _session(collector.config).problems(item)

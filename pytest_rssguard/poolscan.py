@@ -77,6 +77,4 @@ def scan(memory: Memory, ranges: Iterable[tuple[int, int]]) -> tuple[Pools, list
         if first:
             pieces.append(Piece(kind=Kind.ARENA, start=first, end=last, resident=arena_resident))
     resident = sum(piece.resident for piece in pieces)
-    return Pools(
-        resident=resident, live=live, live_blocks=blocks, used=used, free=free, arenas=arenas
-    ), pieces
+    return Pools(resident=resident, live=live, live_blocks=blocks, used=used, free=free, arenas=arenas), pieces

@@ -186,9 +186,9 @@ class LinuxProbe:
         """Find main_arena once: from it the tops of thread arenas are read at each reading, without malloc_info."""
         try:
             with (
-                open(self._smaps.replace("smaps", "maps"), "rb", buffering=0) as maps,
+                open(self._smaps.replace("smaps", "maps"), "rb", buffering=0) as maps,  # noqa: PTH123 - as in glibc.py
                 Image("self") as image,
-            ):  # noqa: PTH123
+            ):
                 rest = b""
                 while chunk := maps.read(4096):
                     *lines, rest = (rest + chunk).split(b"\n")
@@ -197,11 +197,7 @@ class LinuxProbe:
                         if len(fields) > 5 and fields[1] == b"rw-p" and b"/libc" in fields[5]:
                             start, end = (int(part, 16) for part in fields[0].split(b"-"))
                             view = image.window(start, end)
-                            state = (
-                                arenas.find_state(view[0][: (view[2] - view[1]) >> 3], view[1])
-                                if view
-                                else None
-                            )
+                            state = arenas.find_state(view[0][: (view[2] - view[1]) >> 3], view[1]) if view else None
                             if state is not None:
                                 self._learn_offset(image, state)
                                 return

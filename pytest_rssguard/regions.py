@@ -17,11 +17,7 @@ def is_shared_memory(region: Region) -> bool:
 
 def is_bare(region: Region) -> bool:
     """Whether the mapping is private anonymous memory without a kernel name of its own."""
-    return (
-        not region.inode
-        and (not region.path or region.path.startswith("[anon:"))
-        and region.perms.endswith("p")
-    )
+    return not region.inode and (not region.path or region.path.startswith("[anon:")) and region.perms.endswith("p")
 
 
 def is_anonymous(region: Region) -> bool:

@@ -37,9 +37,7 @@ class Session:
         except SettingError as error:
             raise pytest.UsageError(str(error)) from None
         self._off = bool(config.getoption("rssguard_off"))
-        self._worker: str | None = (
-            os.environ.get("PYTEST_XDIST_WORKER") if hasattr(config, "workerinput") else None
-        )
+        self._worker: str | None = os.environ.get("PYTEST_XDIST_WORKER") if hasattr(config, "workerinput") else None
         self._seen: set[int] = set()
         self._done: list[Measurement] = []
         self._bias: int | None = None
@@ -150,9 +148,7 @@ class Session:
             for each in done
         )  # fmt: skip
 
-    def _record(
-        self, item: pytest.Item, settings: Settings, result: Result, *, judged: bool = True
-    ) -> Record:
+    def _record(self, item: pytest.Item, settings: Settings, result: Result, *, judged: bool = True) -> Record:
         failed = result.verdict.outcome is not Outcome.RETURNED
         pins = sorted(result.census.pins.items(), key=lambda pin: -pin[1])[:8] if result.census else []
         return Record(

@@ -113,9 +113,7 @@ def parse_scale(value: object) -> float:
     except ValueError:
         scale = 0.0
     if not 0 < scale <= 1000:
-        raise SettingError(
-            name="tolerance-scale", given=value, accepted="a factor over 0, at most 1000, such as 1.5"
-        )
+        raise SettingError(name="tolerance-scale", given=value, accepted="a factor over 0, at most 1000, such as 1.5")
     return scale
 
 
@@ -137,9 +135,7 @@ def marker_arguments(args: tuple[object, ...], kwargs: Mapping[str, object]) -> 
             advice="name the others: " + ", ".join(f"{name}=" for name in ARGUMENTS[1:]),
         )  # fmt: skip
     if args and "tolerance" in kwargs:
-        raise SettingError(
-            name="tolerance", given=args[0], accepted="to be given once", advice="remove one of the two"
-        )
+        raise SettingError(name="tolerance", given=args[0], accepted="to be given once", advice="remove one of the two")
     return {**({"tolerance": args[0]} if args else {}), **kwargs}
 
 

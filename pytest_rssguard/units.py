@@ -8,12 +8,9 @@ from typing import Final
 from pytest_rssguard.errors import SettingError
 
 _FACTORS: Final = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_SIZE: Final = re.compile(
-    r"\s*(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:(?P<unit>[KMG])I?B|B)?\s*", re.IGNORECASE
-)
-_ACCEPTED: Final = (
-    'a size such as "4MB", "512 KiB", "1.5 GiB" or an int of bytes, not negative (MB = MiB = 1024**2 bytes)'
-)
+_SIZE: Final = re.compile(r"\s*(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:(?P<unit>[KMG])I?B|B)?\s*", re.IGNORECASE)
+_ACCEPTED: Final = 'a size such as "4MB", "512 KiB", "1.5 GiB" or an int of bytes, not negative (MB = MiB = 1024**2 bytes)'
+_UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
 #: No address space of today is larger (2**57 bytes with five-level page tables).
 _LARGEST: Final = 1 << 57
 
@@ -44,12 +41,12 @@ def format_size(size: int) -> str:
     if magnitude < 1024:
         return f"{size} B"
     scaled = float(magnitude)
-    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+    exponent = 0
+    while exponent < len(_UNITS) and (exponent == 0 or scaled >= 999.5):
         scaled /= 1024
-        if scaled < 999.5:
-            break
+        exponent += 1
     digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
-    return f"{'-' if size < 0 else ''}{scaled:.{digits}f} {unit}"
+    return f"{'-' if size < 0 else ''}{scaled:.{digits}f} {_UNITS[exponent - 1]}"
 
 
 def format_change(size: int) -> str:

@@ -53,9 +53,7 @@ def test_together_in_any_order_the_verdicts_are_the_same(seed: int) -> None:
         case = CASES[found["case"]]
         check_books(found)
         if case.outcome == "retained" and found["outcome"] == "returned":
-            assert found["growth_untrimmed"] <= 4 << 20, (
-                found
-            )  # the body refilled what earlier cases had left free
+            assert found["growth_untrimmed"] <= 4 << 20, found  # the body refilled what earlier cases had left free
             continue
         assert found["outcome"] == case.outcome, found
         if case.account in {Account.MAPPED, Account.SHMEM, Account.FILE, Account.STACK, Account.LAZY_FREE}:

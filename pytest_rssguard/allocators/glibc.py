@@ -103,9 +103,7 @@ class Glibc:
         self._free(block)
         self.active = after.uordblks + after.hblkhd > before.uordblks + before.hblkhd
         if not self.active:
-            self.why_not = (
-                f"the allocator is {foreign or 'not the C library’s'}: it does not tell what is live"
-            )
+            self.why_not = f"the allocator is {foreign or 'not that of the C library'}: it does not tell what is live"
             return
         self.key = self._learn_key()
         self._find_counts()
@@ -149,10 +147,7 @@ class Glibc:
     def settle_tcache(self) -> int:
         """Bring the calling thread's tcache to a known state; return its bytes, or -1 where only "full" is known."""
         if self._counts and self._pthread_self() == self._thread:
-            return sum(
-                count * size
-                for count, size in zip(self._table, range(32, 32 + 16 * _CLASSES, 16), strict=True)
-            )
+            return sum(count * size for count, size in zip(self._table, range(32, 32 + 16 * _CLASSES, 16), strict=True))
         malloc, free = self._malloc, self._free
         for size in range(24, 24 + 16 * _CLASSES, 16):
             for block in [malloc(size) for _ in range(_MOST)]:

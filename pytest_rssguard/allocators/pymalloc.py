@@ -37,9 +37,7 @@ def parse_pool_stats(text: bytes) -> PoolStats:
     """Return the numbers in the text of _PyObject_DebugMallocStats. Raises UnreadableError on anything else."""
     found = _FIELDS.search(text)
     if not text:
-        raise UnreadableError(
-            "Python's allocator is hooked (tracemalloc, memray): pymalloc tells nothing meanwhile"
-        )
+        raise UnreadableError("Python's allocator is hooked (tracemalloc, memray): pymalloc tells nothing meanwhile")
     if found is None:
         raise UnreadableError(f"pymalloc statistics: unknown text {text[:80]!r}")
     return PoolStats(

@@ -6,15 +6,15 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pytest_rssguard import __version__
 from pytest_rssguard.record import SCHEMA, Record
+from pytest_rssguard.version import VERSION
 
 
 def render_json(records: Iterable[Record], environment: Mapping[str, Any]) -> str:
     """Return the report of `records`, made in `environment`."""
     report = {
         "schema": SCHEMA,
-        "version": __version__,
+        "version": VERSION,
         "environment": dict(environment),
         "tests": [record.to_json() for record in records],
     }
