@@ -12,7 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
 
-    class _Failed(Exception):
+    class _Failed(Exception):  # noqa: N818 - pytest's own name for it
         """What pytest.fail.Exception is: pytest binds it at run time, where type checkers do not see a class."""
 
         def __init__(self, msg: str | None = None, pytrace: bool = True) -> None: ...

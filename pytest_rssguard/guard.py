@@ -278,7 +278,7 @@ class Guard:
             verdict = judge(replace(evidence, private_allocators=private), span.limit)
         released = None
         if verdict.outcome is Outcome.RETAINED and closes and taken is not None and not span.trim:
-            released = self._release(taken)
+            released = self._release(taken, new.rss + self.probe.own_bytes - span.own_bytes)
         return Result(
             verdict=verdict, limit=span.limit, trim=span.trim, basis=Basis.CENSUS if closes else Basis.COUNTERS,
             accounts=accounts, rss_untrimmed=untrimmed, rss_before=old.rss, rss_after=slot.rss_at_once - new.own,
@@ -288,11 +288,13 @@ class Guard:
             seconds=(slot.finished - first.finished) / 1e9,
         )  # fmt: skip
 
-    def _release(self, taken: Census) -> Released:
-        """Call malloc_trim(0), after the verdict is fixed, and see whether it gives back what the census said."""
-        at = self.probe.rss()
+    def _release(self, taken: Census, judged: int) -> Released:
+        """Call malloc_trim(0), after the verdict is fixed, and see whether it gives back what the census said.
+
+        Compared with the `judged` RSS, in bytes: what our own decoding has taken since is freed, and goes back as well.
+        """
         self.probe.malloc.purge()
-        return Released(predicted=sum(heap.trimmable for heap in taken.heaps), observed=at - self.probe.rss())
+        return Released(predicted=sum(heap.trimmable for heap in taken.heaps), observed=judged - self.probe.rss())
 
     def _blind_result(self, span: Span, why: str) -> Result:
         collect_garbage()

@@ -57,7 +57,11 @@ def retained(accounts: Mapping[Account, int | None]) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classes:
-    """One snapshot's resident bytes by what smaps shows. `other` are anonymous mappings outside [heap] and stacks."""
+    """One snapshot's resident bytes by what smaps shows. `other` are anonymous mappings outside [heap] and stacks.
+
+    `mapped_size` is the address space that the program asked for, in bytes: other anonymous mappings, stacks and shared
+    memory, without what it has given back lazily.
+    """
 
     heap: int
     thread_heaps: int
@@ -67,7 +71,6 @@ class Classes:
     file: int
     lazy_free: int
     other: tuple[Region, ...]
-    #: Address space that the program asked for: other anonymous, stacks and shared memory, in bytes.
     mapped_size: int
 
     @property
@@ -108,7 +111,7 @@ def classify(snapshot: Snapshot, *, heaps: Iterable[int] = (), bss: Iterable[tup
             heap += resident
         elif is_shared_memory(region):
             shmem += resident
-            mapped_size += region.size
+            mapped_size += region.size - region.lazy_free
         elif not is_anonymous(region):
             file += resident
         elif _inside(spans, span_ends, region):
@@ -123,13 +126,13 @@ def classify(snapshot: Snapshot, *, heaps: Iterable[int] = (), bss: Iterable[tup
             or (_may_be_stack(region, below) and not snapshot.all_stacks_known)
         ):
             stack += resident
-            mapped_size += region.size
+            mapped_size += region.size - region.lazy_free
         elif _may_be_stack(region, below) and resident <= _IDLE_MOST and idle_size + region.size <= _CACHE_MOST:
             idle += resident
             idle_size += region.size
         else:
             other.append(region)
-            mapped_size += region.size
+            mapped_size += region.size - region.lazy_free
     shmem -= snapshot.own
     mapped_size -= snapshot.own
     return Classes(
@@ -320,6 +323,7 @@ def _stood(
     room = old.heap + old.thread_heaps - cached - metadata
     live = before.malloc.uordblks - cached - metadata - untouched
     top = _top_then(before, after, census)
+    live = min(live, max(0, room - top - _pinned_at_least(before, after, now[Account.PINNED] or 0)))
     if live + top > room:
         # more live than was resident: memory that was allocated before, and first written by the body
         live = max(0, min(live, room))
@@ -330,6 +334,19 @@ def _stood(
     stood[Account.ARENA_TOP] = top
     stood[Account.TCACHE] = cached
     return stood
+
+
+def _pinned_at_least(before: Snapshot, after: Snapshot, pinned: int) -> int:
+    """Return how much was at least pinned before, if `pinned` bytes are now.
+
+    The baseline trim had released every wholly free page, so freed memory comes to be pinned only where the body freed
+    something (the bins hold more), or where it put new live blocks: at worst one of 32 bytes on each page. Without this
+    bound, live memory that is first written by the body would read as freed in a process that has much pinned memory.
+    """
+    if before.malloc is None or after.malloc is None:
+        return 0
+    freed = max(0, after.malloc.fordblks - before.malloc.fordblks)
+    return max(0, pinned - freed - 128 * max(0, _malloc_in_use(after) - _malloc_in_use(before)))
 
 
 def _holds_one(heap: int, arenas: list[int]) -> bool:
