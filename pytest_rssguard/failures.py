@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-
 if TYPE_CHECKING:
 
     class _Failed(Exception):  # noqa: N818 - pytest's own name for it

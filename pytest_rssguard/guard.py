@@ -15,6 +15,7 @@ from typing import Final
 import psutil
 
 from pytest_rssguard import ledger
+from pytest_rssguard.arenas import HEAP_MAX
 from pytest_rssguard.errors import UnreadableError
 from pytest_rssguard.model import Account, Basis, Census, Evidence, Limit, Outcome, Snapshot, Verdict
 from pytest_rssguard.private import find_private_allocators
@@ -277,24 +278,35 @@ class Guard:
             )
             verdict = judge(replace(evidence, private_allocators=private), span.limit)
         released = None
+        at_once, collected = slot.rss_at_once - new.own, slot.rss_at_once - slot.rss_collected
+        seconds = (slot.finished - first.finished) / 1e9
         if verdict.outcome is Outcome.RETAINED and closes and taken is not None and not span.trim:
-            released = self._release(taken, new.rss + self.probe.own_bytes - span.own_bytes)
+            released = self._release(taken, self._heaps(new, taken), slot)
         return Result(
             verdict=verdict, limit=span.limit, trim=span.trim, basis=Basis.CENSUS if closes else Basis.COUNTERS,
-            accounts=accounts, rss_untrimmed=untrimmed, rss_before=old.rss, rss_after=slot.rss_at_once - new.own,
-            rss_settled=new.rss, collected=slot.rss_at_once - slot.rss_collected, allocated=evidence.allocated,
+            accounts=accounts, rss_untrimmed=untrimmed, rss_before=old.rss, rss_after=at_once,
+            rss_settled=new.rss, collected=collected, allocated=evidence.allocated,
             census=taken, before=old, after=new, private_allocators=private, released=released,
             modules=tuple(set(sys.modules).difference(span.modules)) if span.modules else (),
-            seconds=(slot.finished - first.finished) / 1e9,
+            seconds=seconds,
         )  # fmt: skip
 
-    def _release(self, taken: Census, judged: int) -> Released:
+    @staticmethod
+    def _heaps(snapshot: Snapshot, taken: Census) -> int:
+        spans = [heap.start & -HEAP_MAX for heap in taken.heaps if not heap.main]
+        classes = ledger.classify(snapshot, heaps=spans)
+        return classes.heap + classes.thread_heaps
+
+    def _release(self, taken: Census, judged: int, slot: Slot) -> Released:
         """Call malloc_trim(0), after the verdict is fixed, and see whether it gives back what the census said.
 
-        Compared with the `judged` RSS, in bytes: what our own decoding has taken since is freed, and goes back as well.
+        `judged`: what the heaps had resident at the judged reading, in bytes. Compared with that, and the heaps alone: what
+        our own decoding has taken from malloc since is free again, and goes back as well. `slot` is read into.
         """
         self.probe.malloc.purge()
-        return Released(predicted=sum(heap.trimmable for heap in taken.heaps), observed=judged - self.probe.rss())
+        self.probe.read(slot)
+        observed = judged - self._heaps(self.probe.decode(slot), taken)
+        return Released(predicted=sum(heap.trimmable for heap in taken.heaps), observed=max(0, observed))
 
     def _blind_result(self, span: Span, why: str) -> Result:
         collect_garbage()

@@ -45,6 +45,7 @@ _LENGTH, _VM, _TOPS, _THREADS, _UNKNOWN_STACKS, _AT_ONCE, _COLLECTED, _FINISHED,
     7,
     8,
 )
+_RSS: Final = _MALLINFO + glibc.WORDS  # the judged RSS once it has been added up, 0 before
 _TOP_TABLE: Final = 64
 _TEXT_AT: Final = 8 * (_TOP_TABLE + 3 * _MOST_TOPS)
 _SYSCALL_AT: Final = 65536
@@ -248,6 +249,7 @@ class LinuxProbe:
         finally:
             os.close(fd)
         slot.words[_LENGTH] = done
+        slot.words[_RSS] = 0
         return done
 
     def read(self, slot: Slot) -> None:  # hot: allocates nothing that outlives the call
@@ -316,6 +318,8 @@ class LinuxProbe:
 
     def judged_rss(self, slot: Slot) -> int:
         """Return RSS as the sum over the mappings in `slot`, in bytes."""
+        if known := slot.words[_RSS]:
+            return int(known)
         text, end = slot.smaps, slot.length
         total = 0
         at = text.find(b"\nRss:", 0, end)
@@ -330,6 +334,7 @@ class LinuxProbe:
             at = text.find(b"\nRss:", stop, end)
         if not total:
             raise UnreadableError(f"smaps: no resident mapping in {end} bytes of text")
+        slot.words[_RSS] = total * 1024
         return total * 1024
 
     def counters(self, slot: Slot) -> Snapshot:

@@ -40,12 +40,25 @@ def leak(megabytes):
 
 
 def retain(megabytes):
-    """Free many blocks of 64 KiB below one that stays: whole free pages, which malloc keeps."""
+    """Free many blocks below one of the same size that stays: whole free pages, which malloc keeps."""
     blocks = [block(65536) for _ in range(megabytes * 16)]
-    plug = block(24)
+    plug = block(65536)
     for pointer in blocks:
         _libc.free(pointer)
     return plug
+
+
+def pin(megabytes):
+    """Free all but every second of many small blocks: free bytes on pages that nothing can give back."""
+    pairs = [(block(1000), block(1000)) for _ in range(megabytes * 1000)]
+    for pointer, _ in pairs:
+        _libc.free(pointer)
+
+
+def fill(megabytes):
+    """Lose small blocks, such as fit where `pin` made room."""
+    for _ in range(megabytes * 1000):
+        block(1000)
 
 
 def churn(megabytes):
@@ -53,13 +66,14 @@ def churn(megabytes):
     _libc.free(block(megabytes * MB))
 '''
 
-type_of_report = dict[str, Any]
 Inner = Callable[..., pytest.RunResult]
+Records = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def inner(pytester: pytest.Pytester) -> Inner:
+def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     """Write the given source as test_inner.py and run it in a fresh pytest process, with the arguments that follow."""
+    monkeypatch.setenv("COLUMNS", "160")
 
     def run(source: str, *args: str | Path) -> pytest.RunResult:
         pytester.makepyfile(native=NATIVE)
@@ -70,10 +84,10 @@ def inner(pytester: pytest.Pytester) -> Inner:
 
 
 @pytest.fixture
-def records(inner: Inner, pytester: pytest.Pytester) -> Callable[..., type_of_report]:
+def records(inner: Inner, pytester: pytest.Pytester) -> Records:
     """Run as `inner` does and return the records of the JSON report by test name; "" is the whole report."""
 
-    def run(source: str, *args: str | Path) -> type_of_report:
+    def run(source: str, *args: str | Path) -> dict[str, Any]:
         path = pytester.path / "report.json"
         inner(source, f"--rssguard-json={path}", *args)
         report = json.loads(path.read_text(encoding="utf-8"))
