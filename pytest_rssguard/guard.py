@@ -101,6 +101,8 @@ class Guard:
         self._process = psutil.Process()
         self._spare: list[tuple[Slot, Slot]] = []
         self._open: list[Span] = []
+        #: Heap memory that our own trims have emptied and nothing has refilled since, in bytes.
+        self._emptied = 0
         self.blind = self.probe.why_not
         if not self.blind and sys.implementation.name != "cpython":
             self.blind = f"{sys.implementation.name}: its memory manager is not known here"
@@ -237,7 +239,6 @@ class Guard:
 
     def _result(self, span: Span, first: Slot, slot: Slot, old: Snapshot, new: Snapshot, taken: Census | None) -> Result:
         closes = taken is not None and taken.closes
-        untrimmed = first.rss_collected
         slack = 0
         if taken is not None and closes:
             accounts = dict(ledger.by_census(old, new, taken, span.then if span.then and span.then.closes else None))
@@ -255,15 +256,20 @@ class Guard:
             blind = blind or self.probe.pools.why_not
             accounts[Account.MAPPED] = None
         accounts = ledger.booked(new.rss - old.rss, accounts)
-        mapped = heap = 0
+        mapped = refilled = 0
+        hole = self._emptied + max(0, first.rss_collected - old.rss)
         if new.mappings:
             then, now = ledger.classify(old), ledger.classify(new)
             mapped = ledger.mapped_growth(old, new, then, now)
-            heap = now.heap + now.thread_heaps - then.heap - then.thread_heaps
+            room = (old.malloc.arena if old.malloc else 0) - then.heap - then.thread_heaps
+            hole = max(0, min(hole, room))
+            refilled = min(hole, max(0, now.heap + now.thread_heaps - then.heap - then.thread_heaps))
+        untrimmed = old.rss + hole
+        self._emptied = hole - refilled
         known = accounts[Account.MAPPED] is not None
         evidence = Evidence(
             growth=new.rss - old.rss,
-            growth_untrimmed=new.rss - old.rss - min(max(0, untrimmed - old.rss), max(0, heap)),
+            growth_untrimmed=new.rss - old.rss - refilled,
             accounts=accounts,
             allocated=ledger.allocator_growth(old, new) + (mapped if known else 0),
             allocated_mapped=max(0, mapped) if known else 0,
@@ -306,6 +312,7 @@ class Guard:
         self.probe.malloc.purge()
         self.probe.read(slot)
         observed = judged - self._heaps(self.probe.decode(slot), taken)
+        self._emptied += max(0, observed)
         return Released(predicted=sum(heap.trimmable for heap in taken.heaps), observed=max(0, observed))
 
     def _blind_result(self, span: Span, why: str) -> Result:

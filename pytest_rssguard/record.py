@@ -27,7 +27,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What one test did to memory. Sizes in bytes; the accounts sum to `growth`."""
+    """What one test did to memory. Sizes in bytes; the accounts sum to `growth`.
+
+    `rss_untrimmed`: what RSS would have been at the baseline without our own trims.
+    """
 
     nodeid: str
     outcome: Outcome

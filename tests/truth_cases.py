@@ -274,7 +274,8 @@ CASES = {
     "threads": Case(body=in_threads, outcome="returned"),
     "threads, raised threshold": Case(
         prepare=raise_threshold, body=in_threads, cleanup=lower_threshold,
-        outcome="retained", account=Account.ARENA_TOP, least=8 * MIB, most=72 * MIB,
+        outcome="retained", account=Account.ARENA_TOP,
+        least=8 * MIB, most=72 * MIB,
     ),
     "pinned arenas": Case(
         body=pinned_arenas, outcome="retained", account=Account.POOL_FREE, least=30 * MIB, most=80 * MIB
@@ -331,7 +332,7 @@ def run(name: str) -> dict[str, Any]:
         "masked": result.verdict.masked,
         "why": result.verdict.why,
         "growth": result.growth,
-        "growth_untrimmed": result.rss_settled - result.rss_untrimmed,
+        "growth_untrimmed": min(result.growth, result.rss_settled - result.rss_untrimmed),
         "collected": result.collected,
         "held": result.held,
         "retained": result.retained,
