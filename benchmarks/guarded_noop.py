@@ -18,12 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Final
-
-import pytest
 
 from pytest_rssguard.guard import Guard, collect_garbage, collect_young
 from pytest_rssguard.model import Limit
@@ -32,7 +29,7 @@ GOAL: Final = 1.3
 TOLERANCE: Final = 4 << 20
 WARMUP: Final = 5
 _STATISTICS: Final = 16384
-_SMAPS: Final = 1 << 20
+_SMAPS: Final = 1 << 19
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -137,28 +134,6 @@ def direct(rounds: int) -> dict[str, Any]:
     return {**times, "collections": [_collections(floor), _collections(guarded)]}
 
 
-class HookTimer:
-    """A pytest plugin: time the whole of pytest_runtest_call from outside, and the floor beside it."""
-
-    def __init__(self) -> None:
-        self._floor = Floor()
-        self.times: dict[str, list[int]] = {"floor": [], "guarded": [], "plain": []}
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Time the floor before or after a guarded test, in turn, and every test."""
-        guarded = item.get_closest_marker("rss_returns") is not None
-        before = guarded and len(self.times["guarded"]) % 2
-        if before:
-            self.times["floor"].append(_timed(self._floor))
-        started = time.perf_counter_ns()
-        value = yield
-        self.times["guarded" if guarded else "plain"].append(time.perf_counter_ns() - started)
-        if guarded and not before:
-            self.times["floor"].append(_timed(self._floor))
-        return value
-
-
 _TESTS: Final = """
 import pytest
 
@@ -171,8 +146,12 @@ def test_nothing(number):
 
 
 def through_hook(rounds: int) -> dict[str, Any]:
-    """Return the times of pytest's hook for guarded and unguarded tests and of the floor, in nanoseconds."""
-    timer = HookTimer()
+    """Return the times of pytest's hook for guarded and unguarded tests and of the floor, in nanoseconds. Imports pytest: direct() must not."""
+    import pytest
+    from hook_timer import HookTimer
+
+    floor = Floor()
+    timer = HookTimer(lambda: _timed(floor))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "test_nothing.py")
         path.write_text(_TESTS.format(tests=2 * (rounds + WARMUP)), encoding="utf-8")
@@ -209,12 +188,12 @@ def report(way: str, containers: int, found: dict[str, Any]) -> bool:
         print(f"  unguarded hook {_microseconds(found['plain'])}  (in the guarded time, not in the floor)")
     if "collections" in found:
         print(f"  generations collected: floor {found['collections'][0]}, guarded {found['collections'][1]}")
-    verdict = "met" if ratio <= GOAL else "MISSED"
+    met = bool(ratio <= GOAL)
     print(
         f"  ratio of medians {ratio:.3f}  (of minima {min(guarded) / min(floor):.3f}, "
-        f"of pairs: quartiles {low:.3f}-{high:.3f}); goal <= {GOAL}: {verdict}"
+        f"of pairs: quartiles {low:.3f}-{high:.3f}); goal <= {GOAL}: {'met' if met else 'MISSED'}"
     )
-    return ratio <= GOAL
+    return met
 
 
 def main() -> int:

@@ -101,7 +101,7 @@ class Guard:
         self._process = psutil.Process()
         self._spare: list[tuple[Slot, Slot]] = []
         self._open: list[Span] = []
-        #: Heap memory that our own trims have emptied and nothing has refilled since, in bytes.
+        #: All that our own trims have given back, in bytes: no more than that of the heaps' holes is our doing.
         self._emptied = 0
         self.blind = self.probe.why_not
         if not self.blind and sys.implementation.name != "cpython":
@@ -257,15 +257,15 @@ class Guard:
             accounts[Account.MAPPED] = None
         accounts = ledger.booked(new.rss - old.rss, accounts)
         mapped = refilled = 0
-        hole = self._emptied + max(0, first.rss_collected - old.rss)
+        self._emptied += max(0, first.rss_collected - old.rss)
+        hole = 0
         if new.mappings:
             then, now = ledger.classify(old), ledger.classify(new)
             mapped = ledger.mapped_growth(old, new, then, now)
             room = (old.malloc.arena if old.malloc else 0) - then.heap - then.thread_heaps
-            hole = max(0, min(hole, room))
+            hole = max(0, min(self._emptied, room))
             refilled = min(hole, max(0, now.heap + now.thread_heaps - then.heap - then.thread_heaps))
         untrimmed = old.rss + hole
-        self._emptied = hole - refilled
         known = accounts[Account.MAPPED] is not None
         evidence = Evidence(
             growth=new.rss - old.rss,

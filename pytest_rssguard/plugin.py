@@ -73,8 +73,9 @@ def pytest_make_collect_report(
     return report
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Validate a marker that was added after collection."""
+    """Validate a marker that was added after collection, by a fixture too."""
     if item.get_closest_marker("rss_returns") is not None:
         _session(item.config).check(item)
 

@@ -188,6 +188,15 @@ def first_written() -> None:
     ctypes.memset(KEPT[-1], 1, 30 * MIB)
 
 
+def untouched_mapping() -> None:
+    KEPT.append(mmap.mmap(-1, 30 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def mapping_written() -> None:
+    for at in range(0, 30 * MIB, 4096):
+        KEPT[-1][at] = 1
+
+
 def old_and_live() -> None:
     KEPT.append([b"o" * (40 * MIB)])  # over 32 MiB: its own mapping, whatever the thresholds are
 
@@ -306,7 +315,12 @@ CASES = {
         prepare=file_made, body=file_read, outcome="grew", account=Account.FILE, least=20 * MIB, most=21 * MIB
     ),
     "first written": Case(
+        alone=True,  # among others malloc may take a hole for it, that an earlier trim had emptied
         prepare=untouched, body=first_written, outcome="grew", account=M, least=30 * MIB, most=30 * MIB + 65_536
+    ),
+    "first written mapping": Case(
+        prepare=untouched_mapping, body=mapping_written, outcome="grew", account=Account.MAPPED,
+        least=30 * MIB - 65_536, most=30 * MIB + 65_536,
     ),
     "live stacks": Case(
         body=stacks_touched, outcome="leaked", account=Account.STACK, least=16 * MIB, most=17 * MIB
