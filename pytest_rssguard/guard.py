@@ -266,6 +266,8 @@ class Guard:
             hole = max(0, min(self._emptied, room))
             refilled = min(hole, max(0, now.heap + now.thread_heaps - then.heap - then.thread_heaps))
         untrimmed = old.rss + hole
+        if span.trim:
+            self._emptied += max(0, slot.rss_collected - new.rss)
         known = accounts[Account.MAPPED] is not None
         evidence = Evidence(
             growth=new.rss - old.rss,

@@ -293,7 +293,8 @@ CASES = {
         prepare=pinned_arenas, body=floats, outcome="leaked", account=P, least=12_000_000, most=16_400_000
     ),
     "masked by arenas that went back": Case(
-        alone=True, prepare=held_arenas, body=arenas_for_native, outcome="leaked", account=M, least=10 * MIB, most=40 * MIB, masked=True
+        alone=True, prepare=held_arenas, body=arenas_for_native, outcome="leaked", account=M,
+        least=10 * MIB, most=40 * MIB, masked=True
     ),
     "masked by what went back": Case(
         prepare=lazily_freed, body=lazy_for_native, outcome="leaked", account=M, least=29_900_000, most=30_900_000,
