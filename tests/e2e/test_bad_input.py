@@ -23,9 +23,9 @@ BAD_MARKERS: Final = {
     "wibble=1": "unknown argument 'wibble'. Valid: tolerance, trim, retained",
     '"1MB", "2MB"': "rss_returns=('1MB', '2MB'): expected one positional argument, the tolerance",
     '"1MB", tolerance="2MB"': "tolerance='1MB': expected to be given once",
-    'retained="maybe"': "retained='maybe': expected \"fail\", \"warn\", or a size",
-    "retained=-1": "retained=-1: expected \"fail\", \"warn\", or a size",
-    "retained=True": "retained=True: expected \"fail\", \"warn\", or a size",
+    'retained="maybe"': 'retained=\'maybe\': expected "fail", "warn", or a size',
+    "retained=-1": 'retained=-1: expected "fail", "warn", or a size',
+    "retained=True": 'retained=True: expected "fail", "warn", or a size',
     'trim="perhaps"': "trim='perhaps': expected True or False",
     "trim=2": "trim=2: expected True or False",
     "reason=1": "reason=1: expected a text",
@@ -39,7 +39,7 @@ BAD_MARKERS: Final = {
 OPTIONS: Final = (
     ("--rssguard-tolerance=4 parsecs", "--rssguard-tolerance='4 parsecs': expected a size such as"),
     ("--rssguard-tolerance=-1", "--rssguard-tolerance='-1': expected a size such as"),
-    ("--rssguard-retained=maybe", "--rssguard-retained='maybe': expected \"fail\", \"warn\", or a size"),
+    ("--rssguard-retained=maybe", '--rssguard-retained=\'maybe\': expected "fail", "warn", or a size'),
     ("--rssguard-tolerance-scale=0", "--rssguard-tolerance-scale='0': expected a factor over 0"),
     ("--rssguard-tolerance-scale=nan", "--rssguard-tolerance-scale='nan': expected a factor over 0"),
     ("--rssguard-tolerance-scale=big", "--rssguard-tolerance-scale='big': expected a factor over 0"),
@@ -47,7 +47,7 @@ OPTIONS: Final = (
 INI: Final = (
     ("rssguard_tolerance = 4 parsecs", "ini rssguard_tolerance='4 parsecs': expected a size such as"),
     ("rssguard_trim = perhaps", "ini rssguard_trim='perhaps': expected True or False"),
-    ("rssguard_retained = maybe", "ini rssguard_retained='maybe': expected \"fail\", \"warn\", or a size"),
+    ("rssguard_retained = maybe", 'ini rssguard_retained=\'maybe\': expected "fail", "warn", or a size'),
     ("rssguard_unmeasurable = shrug", "ini rssguard_unmeasurable='shrug': expected warn, fail or skip"),
 )
 LATER_OPTIONS: Final = (
@@ -169,9 +169,7 @@ def test_a_bad_option_is_a_usage_error(one_test: Inner, option: str, expected: s
 
 
 @pytest.mark.parametrize(("line", "expected"), INI)
-def test_a_bad_ini_value_is_a_usage_error(
-    one_test: Inner, pytester: pytest.Pytester, line: str, expected: str
-) -> None:
+def test_a_bad_ini_value_is_a_usage_error(one_test: Inner, pytester: pytest.Pytester, line: str, expected: str) -> None:
     pytester.makeini(f"[pytest]\n{line}\n")
     _usage_error(one_test(), expected)
 

@@ -77,8 +77,10 @@ SOURCE: Final = """
 
     @pytest.mark.rss_returns
     def test_garbage():
-        cycle = [bytearray(10 * MB)]
+        cycle = [mmap(-1, 10 * MB)]
         cycle.append(cycle)
+        for at in range(0, 10 * MB, 4096):
+            cycle[0][at] = 1
 
     @pytest.mark.rss_returns
     def test_within_tolerance():

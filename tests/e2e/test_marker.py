@@ -37,10 +37,12 @@ def test_a_bare_marker_judges_at_four_mib(inner: Inner) -> None:
             leak(10)
     """)
     result.assert_outcomes(passed=4, failed=2)
-    result.stdout.fnmatch_lines([
-        "FAILED test_inner.py::test_leak - RssLeak: 10.0 MiB leaked (tolerance 4.00 MiB)",
-        "FAILED test_inner.py::test_kept_by_malloc - RssRetained: *freed, not returned (tolerance 4.00 MiB), no leak",
-    ])
+    result.stdout.fnmatch_lines(
+        [
+            "FAILED test_inner.py::test_leak - RssLeak: 10.0 MiB leaked (tolerance 4.00 MiB)",
+            "FAILED test_inner.py::test_kept_by_malloc - RssRetained: *freed, not returned (tolerance 4.00 MiB), no leak",
+        ]
+    )
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
@@ -144,9 +146,7 @@ def test_two_markers_on_a_class_are_told_once(inner: Inner) -> None:
 
 
 @pytest.mark.parametrize("when", ["fixture", "setup hook", "collection hook"])
-def test_a_marker_added_at_run_time_is_validated_at_setup(
-    inner: Inner, pytester: pytest.Pytester, when: str
-) -> None:
+def test_a_marker_added_at_run_time_is_validated_at_setup(inner: Inner, pytester: pytest.Pytester, when: str) -> None:
     pytester.makeconftest(f"""
         import pytest
 
