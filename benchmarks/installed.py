@@ -125,9 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The cost of the plugin where no test is guarded.")
     parser.add_argument("--pairs", type=int, default=15, help="pairs of runs (default 15)")
     parser.add_argument("--tests", type=int, default=2000, help="trivial tests in each run (default 2000)")
-    parser.add_argument(
-        "--control", action="store_true", help="also time pairs without the plugin on both sides: the noise"
-    )
+    parser.add_argument("--control", action="store_true", help="also time pairs without the plugin on both sides: the noise")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a goal is missed")
     options = parser.parse_args()
     met = [imports_nothing_heavy(), overhead(options.pairs, options.tests, control=False)]

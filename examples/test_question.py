@@ -1,4 +1,4 @@
-"""Everything was freed, and RSS stays where it was: a leak, or not?
+"""Everything was freed, and RSS stays where it was: a leak, or not.
 
 A program allocates 16,000 pairs, 4,186 bytes and 8 bytes, and frees the big ones. About 66 MiB of its memory is free,
 and RSS does not fall: on every page one 8-byte block is still in use, and a page goes back to the system whole or not

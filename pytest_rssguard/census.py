@@ -109,8 +109,7 @@ def _malloc_gaps(census: Census, system_mem: int) -> Iterator[str]:
         yield f"fastbins have {fast:,} B, mallinfo2 says {stats.fsmblks:,}"
     if census.chunks != stats.hblks or not 0 <= stats.hblkhd - census.chunk_bytes <= 400:
         yield (
-            f"{census.chunks} mmapped chunks have {census.chunk_bytes:,} B, "
-            f"mallinfo2 says {stats.hblks} with {stats.hblkhd:,}"
+            f"{census.chunks} mmapped chunks have {census.chunk_bytes:,} B, mallinfo2 says {stats.hblks} with {stats.hblkhd:,}"
         )
 
 
@@ -269,9 +268,7 @@ def _bss(image: Image, regions: Collection[Region]) -> Iterator[tuple[int, int]]
                 yield after.start, min(span[1], after.end)
 
 
-def _rest(
-    regions: Collection[Region], found: Sequence[_Arena], bss: Sequence[tuple[int, int]]
-) -> Iterator[tuple[int, int]]:
+def _rest(regions: Collection[Region], found: Sequence[_Arena], bss: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Yield the resident anonymous ranges that are no heap and no .bss."""
     taken = sorted(
         [(first & -arenas.HEAP_MAX, end) for arena in found if not arena.main for first, end in arena.heaps] + list(bss)

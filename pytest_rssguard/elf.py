@@ -29,9 +29,7 @@ def bss_range(header: bytes, base: int) -> tuple[int, int] | None:
         at = table + index * size
         if size < 56 or at + 56 > len(header):
             break
-        type_, _flags, _offset, address, _physical, file_size, memory_size, _align = struct.unpack_from(
-            "<IIQQQQQQ", header, at
-        )
+        type_, _flags, _offset, address, _physical, file_size, memory_size, _align = struct.unpack_from("<IIQQQQQQ", header, at)
         if type_ == _PT_LOAD:
             loads.append((address, file_size, memory_size))
     if not loads:

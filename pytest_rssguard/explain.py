@@ -116,8 +116,7 @@ def _meaning(result: Result) -> str:
         return text
     if verdict.outcome is Outcome.RETAINED:
         return (
-            "NOT A LEAK: the body freed this memory, but its pages are still resident: "
-            "the allocator keeps them for later use."
+            "NOT A LEAK: the body freed this memory, but its pages are still resident: the allocator keeps them for later use."
         )
     if verdict.outcome is Outcome.GREW:
         return {

@@ -293,9 +293,7 @@ def by_census(before: Snapshot, after: Snapshot, census: Census, then: Census | 
     )
 
 
-def _stood(
-    before: Snapshot, after: Snapshot, census: Census, now: Mapping[Account, int | None]
-) -> dict[Account, int | None]:
+def _stood(before: Snapshot, after: Snapshot, census: Census, now: Mapping[Account, int | None]) -> dict[Account, int | None]:
     """Return what stood on each account before the body, where no census was taken then.
 
     The heaps had just been trimmed: nothing was trimmable (docs/design.md, "What stood before").

@@ -38,9 +38,7 @@ def sizes() -> st.SearchStrategy[int]:
 @st.composite
 def heaps(draw: st.DrawFn) -> HeapBuilder:
     heap = HeapBuilder(head=draw(st.sampled_from((0, 48, 2224))))
-    for use, size, sparse in draw(
-        st.lists(st.tuples(st.sampled_from(Use), sizes(), st.booleans()), min_size=1, max_size=24)
-    ):
+    for use, size, sparse in draw(st.lists(st.tuples(st.sampled_from(Use), sizes(), st.booleans()), min_size=1, max_size=24)):
         if use is Use.FAST:
             heap.add(use, min(size, 176))
         elif use is Use.TCACHE:
@@ -119,13 +117,6 @@ def test_a_chunk_over_the_largest_cached_size_is_live_even_if_it_carries_the_key
     assert (found.live, found.tcache) == (2048, 0)
     found = walk(FakeMemory(bytes(data)), heap.first, heap.end, top=heap.top, key=KEY, main=True, cached_up_to=1 << 20)
     assert (found.live, found.tcache) == (0, 2048)
-
-
-def test_chunks_of_a_fastbin_merge_with_free_neighbours() -> None:
-    found = walked(HeapBuilder().live(4048).fast(48).free(PAGE).fast(32).live(32).ends_with_top())
-    assert (found.fast, found.trimmable, found.live_blocks) == (80, PAGE - PAGE + 0, 2)
-    found = walked(HeapBuilder().live(4048).fast(48).free(2 * PAGE).fast(32).live(32).ends_with_top())
-    assert (found.fast, found.trimmable) == (80, PAGE)
 
 
 def test_a_chunk_too_large_for_a_fastbin_is_live_whatever_the_marks_say() -> None:

@@ -180,9 +180,7 @@ def test_an_option_that_is_not_yet_available_is_a_usage_error(one_test: Inner, o
 
 
 @pytest.mark.parametrize("line", LATER_INI)
-def test_an_ini_value_that_is_not_yet_available_is_a_usage_error(
-    one_test: Inner, pytester: pytest.Pytester, line: str
-) -> None:
+def test_an_ini_value_that_is_not_yet_available_is_a_usage_error(one_test: Inner, pytester: pytest.Pytester, line: str) -> None:
     pytester.makeini(f"[pytest]\nrssguard_{line}\n")
     _usage_error(one_test(), f"rssguard_{line.partition(' ')[0]}: not yet available")
 

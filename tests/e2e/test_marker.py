@@ -79,44 +79,6 @@ def test_sizes_may_be_written_in_many_ways(records: Records) -> None:
     assert {record["outcome"] for record in tests.values()} == {"returned"}
 
 
-def test_function_wins_over_class_over_module_argument_by_argument(records: Records) -> None:
-    tests = records("""
-        pytestmark = pytest.mark.rss_returns(tolerance="30MB", retained="warn", reason="module")
-
-        def test_module():
-            pass
-
-        @pytest.mark.rss_returns
-        def test_bare():
-            pass
-
-        @pytest.mark.rss_returns(tolerance="10MB")
-        class TestClass:
-            def test_class(self):
-                leak(20)
-
-            @pytest.mark.rss_returns("25MB", reason="function")
-            def test_function(self):
-                leak(20)
-
-            @pytest.mark.rss_returns(tolerance=None, retained="fail")
-            def test_none_does_not_hide(self):
-                retain(12)
-
-        def test_warned():
-            retain(40)
-    """)
-    del tests[""]
-    assert {name: (record["tolerance"] >> 20, record["reason"], record["outcome"]) for name, record in tests.items()} == {
-        "test_module": (30, "module", "returned"),
-        "test_bare": (30, "module", "returned"),
-        "test_class": (10, "module", "leaked"),
-        "test_function": (25, "function", "returned"),
-        "test_none_does_not_hide": (10, "module", "retained"),
-        "test_warned": (30, "module", "retained"),
-    }
-
-
 def test_two_markers_on_one_node_are_an_error(inner: Inner) -> None:
     result = inner("""
         @pytest.mark.rss_returns(tolerance="1MB")

@@ -34,40 +34,6 @@ def _seen(tests: dict[str, Any]) -> dict[str, tuple[int, str]]:
     return {name: (record["tolerance"] >> 20, record["outcome"]) for name, record in tests.items() if name}
 
 
-def test_ini_gives_way_to_the_command_line_and_that_to_the_marker(records: Records, pytester: pytest.Pytester) -> None:
-    pytester.makeini("[pytest]\nrssguard_tolerance = 7MB\nrssguard_trim = true\n")
-    assert _seen(records(PRECEDENCE)) == {"test_bare": (7, "returned"), "test_marker": (3, "retained")}
-    line = records(PRECEDENCE, "--rssguard-tolerance=2MB")
-    assert _seen(line) == {"test_bare": (2, "returned"), "test_marker": (3, "retained")}
-
-
-def test_retained_from_ini_and_command_line(inner: Inner, pytester: pytest.Pytester) -> None:
-    source = """
-        @pytest.mark.rss_returns
-        def test_bare():
-            retain(10)
-
-        @pytest.mark.rss_returns(retained="fail")
-        def test_marker():
-            retain(20)  # 10 MiB of it only refill what the guard itself has emptied
-    """
-    pytester.makeini("[pytest]\nrssguard_retained = warn\n")
-    inner(source).assert_outcomes(passed=1, failed=1, warnings=1)
-    inner(source, "--rssguard-retained=30MB").assert_outcomes(passed=1, failed=1)
-    inner(source, "--rssguard-retained=fail").assert_outcomes(failed=2)
-
-
-def test_trim_on_the_command_line(records: Records) -> None:
-    assert _seen(records(PRECEDENCE, "--rssguard-trim")) == {"test_bare": (4, "returned"), "test_marker": (3, "retained")}
-
-
-def test_native_toml_values(records: Records, pytester: pytest.Pytester) -> None:
-    if pytest.version_tuple < (9, 0):
-        pytest.skip("pytest 9 reads [tool.pytest]")
-    pytester.makepyprojecttoml('[tool.pytest]\nrssguard_tolerance = "7MB"\nrssguard_trim = "true"\n')
-    assert _seen(records(PRECEDENCE)) == {"test_bare": (7, "returned"), "test_marker": (3, "retained")}
-
-
 def test_blocks_take_the_same_defaults(records: Records, pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nrssguard_tolerance = 20MB\n")
     tests = records("""
@@ -122,53 +88,6 @@ def test_the_scale_is_a_factor_on_every_tolerance(records: Records) -> None:
 
 def test_a_scale_wide_enough_lets_it_pass(inner: Inner) -> None:
     inner(LEAK_AND_NOTHING, "--rssguard-tolerance-scale=3").assert_outcomes(passed=2)
-
-
-def test_the_table_fits_80_columns_worst_first(
-    inner: Inner, monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester
-) -> None:
-    source = """
-        @pytest.mark.rss_returns
-        def test_nothing():
-            pass
-
-        @pytest.mark.rss_returns
-        def test_skip():
-            pytest.skip("no reason")
-
-        @pytest.mark.rss_returns
-        def test_kept():
-            retain(10)
-
-        @pytest.mark.rss_returns
-        @pytest.mark.parametrize("text", ["x" * 200])
-        def test_with_a_long_name(text):
-            leak(10)
-
-        @pytest.mark.rss_returns
-        def test_leak():
-            leak(20)
-    """
-    inner(source)  # writes the file, and sets a width of its own
-    monkeypatch.setenv("COLUMNS", "80")
-    result = pytester.runpytest_subprocess("--rssguard-report")
-    start = next(number for number, line in enumerate(result.outlines) if line.strip("= ") == "rssguard")
-    table = result.outlines[start : start + 8]
-    assert all(len(line) <= 80 for line in table)
-    assert [line.split()[0] for line in table[1:]] == [
-        "verdict", "leaked", "leaked", "retained", "not", "returned", "5",
-    ]  # fmt: skip
-    result.stdout.fnmatch_lines(
-        [
-            "verdict *held *retained *growth *tolerance *test",
-            "leaked * +20.0MiB * +20.0MiB * 4.00MiB  test_inner.py::test_leak",
-            "leaked * +10.0MiB * +10.0MiB * 4.00MiB  …*xxxx?",
-            "retained * +10.?MiB * +10.?MiB * 4.00MiB  test_inner.py::test_kept",
-            "not judged * - * - * - * 4.00MiB  test_inner.py::test_skip",
-            "returned * 4.00MiB  test_inner.py::test_nothing",
-            "5 measured: 2 leaked, 1 retained, 1 not judged, 1 returned",
-        ]
-    )
 
 
 def test_quiet_the_report_is_one_line(inner: Inner) -> None:
