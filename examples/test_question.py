@@ -39,7 +39,7 @@ class Pairs:
         """Do what the question does."""
         for i in range(PAIRS):
             self.big[i] = self.calloc(1, 4186)
-            ctypes.memset(self.big[i], 1, 4186)
+            ctypes.memset(ctypes.c_void_p(self.big[i]), 1, 4186)
             self.small[i] = self.malloc(8)
         for block in self.big:
             self.free(block)

@@ -306,9 +306,8 @@ class HeapBuilder:
             stays.append((last[0], gone_from))
         elif last is not None:
             arena_top = memory.resident(*last)
-        # malloc's own minimum keeps the page where the top starts: whoever lives there pins nothing
-        own_top = (self._top, self._top) if last is None or last[0] == self._top else (self._top, last[1])
-        edges = ranges + ([last] if last is not None and own_top[0] != own_top[1] and last[0] != self._top else [])
+        # malloc's own minimum keeps the page where the top starts: who lives beside it pins nothing
+        edges = [*ranges, *([last] if last is not None and last[0] != self._top else [])]
         pages = {page for start, end in stays if start < end for page in range(start // PAGE, (end - 1) // PAGE + 1)}
         pins: dict[int, int] = {}
         for chunk in live:
@@ -423,6 +422,9 @@ def accounts(growth: int = 0, **known: int | None) -> dict[Account, int | None]:
     """Return accounts that sum to `growth`, those in `known` by their names; the others are zero."""
     given = {account: 0 for account in Account if account is not Account.UNEXPLAINED}
     return booked(growth, {**given, **{Account(name): size for name, size in known.items()}})
+
+
+# type: ignore[dict-item]  # dict is invariant in its values
 
 
 def evidence(growth: int = 0, **changes: Any) -> Evidence:  # noqa: ANN401 - fields of Evidence

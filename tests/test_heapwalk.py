@@ -47,7 +47,7 @@ def heaps(draw: st.DrawFn) -> HeapBuilder:
             heap.add(use, size, sparse=sparse)
     beyond = draw(st.sampled_from((0, 0, 16, PAGE, 3 * PAGE)))
     if draw(st.booleans()):
-        size = draw(st.one_of(st.none(), small_sizes(), sizes()))
+        size = draw(st.one_of(st.none(), small_sizes(), sizes()))  # type: ignore[assignment]  # a Memory may answer None; this one never does
         return heap.ends_with_top(size, beyond=beyond, sparse=draw(st.booleans()))
     return heap.ends_left_behind(beyond)
 
