@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
@@ -61,7 +61,7 @@ def take(
     except InconsistentMemoryError as error:
         problems.append(f"heap walk: {error}")
     bss = tuple(_bss(image, regions))
-    rest = list(_rest(regions, found, bss))
+    rest = _joined(_rest(regions, found, bss))
     pool_totals: Pools | None = None
     pieces: list[Piece] = []
     chunks: list[Piece] = []
@@ -285,6 +285,17 @@ def _rest(regions: Collection[Region], found: Sequence[_Arena], bss: Sequence[tu
             at = max(at, end)
         if at < region.end:
             yield at, region.end
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the ranges with those joined that touch: madvise splits a mapping, and with it one malloc chunk."""
+    joined: list[tuple[int, int]] = []
+    for start, end in ranges:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _mmapped_chunks(image: Image, rest: Sequence[tuple[int, int]], pools: Sequence[Piece]) -> Iterator[Piece]:

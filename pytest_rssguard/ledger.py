@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_rssguard.arenas import HEAP_MAX
@@ -94,6 +94,15 @@ def _may_be_stack(region: Region, guard: Region | None) -> bool:
     )
 
 
+def _append(regions: list[Region], region: Region) -> None:
+    """Append `region`, joined to the last where they touch: madvise splits a mapping, and with it one malloc chunk."""
+    if regions and regions[-1].end == region.start:
+        last = regions[-1]
+        regions[-1] = replace(last, end=region.end, rss=last.rss + region.rss, lazy_free=last.lazy_free + region.lazy_free)
+    else:
+        regions.append(region)
+
+
 def classify(snapshot: Snapshot, *, heaps: Iterable[int] = (), bss: Iterable[tuple[int, int]] = ()) -> Classes:
     """Sort the mappings of `snapshot`. `heaps`: addresses of thread heaps (64 MiB-aligned); `bss`: ranges of .bss."""
     spans = sorted(set(heaps) | {address & -HEAP_MAX for top in snapshot.tops for address in (top.arena, top.top)})
@@ -131,7 +140,7 @@ def classify(snapshot: Snapshot, *, heaps: Iterable[int] = (), bss: Iterable[tup
             idle += resident
             idle_size += region.size
         else:
-            other.append(region)
+            _append(other, region)
             mapped_size += region.size - region.lazy_free
     shmem -= snapshot.own
     mapped_size -= snapshot.own

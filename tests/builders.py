@@ -420,7 +420,7 @@ class PoolBuilder:
 
 def accounts(growth: int = 0, **known: int | None) -> dict[Account, int | None]:
     """Return accounts that sum to `growth`, those in `known` by their names; the others are zero."""
-    given = {account: 0 for account in Account if account is not Account.UNEXPLAINED}
+    given: dict[Account, int | None] = {account: 0 for account in Account if account is not Account.UNEXPLAINED}
     return booked(growth, {**given, **{Account(name): size for name, size in known.items()}})
 
 

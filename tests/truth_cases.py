@@ -26,6 +26,7 @@ MIB = 1 << 20
 LIBC = ctypes.CDLL(None)
 LIBC.malloc.restype = ctypes.c_void_p
 LIBC.malloc.argtypes = [ctypes.c_size_t]
+LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 LIBC.free.argtypes = [ctypes.c_void_p]
 KEPT: list[Any] = []
 STOP = threading.Event()
@@ -322,6 +323,10 @@ CASES = {
     "first written mapping": Case(
         prepare=untouched_mapping, body=mapping_written, outcome="grew", account=Account.MAPPED,
         least=30 * MIB - 65_536, most=30 * MIB + 65_536,
+    ),
+    "leak a split chunk": Case(
+        body=lambda: LIBC.madvise(blocks(40 * MIB, 1)[0] + 4080 & -4096, 8 * MIB, mmap.MADV_HUGEPAGE),
+        outcome="leaked", account=M, least=40 * MIB, most=43 * MIB,
     ),
     "live stacks": Case(
         body=stacks_touched, outcome="leaked", account=Account.STACK, least=16 * MIB, most=17 * MIB
