@@ -424,9 +424,6 @@ def accounts(growth: int = 0, **known: int | None) -> dict[Account, int | None]:
     return booked(growth, {**given, **{Account(name): size for name, size in known.items()}})
 
 
-# type: ignore[dict-item]  # dict is invariant in its values
-
-
 def evidence(growth: int = 0, **changes: Any) -> Evidence:  # noqa: ANN401 - fields of Evidence
     """Return evidence of `growth`; the accounts are given by name, other fields by theirs."""
     names = {account.value for account in Account}
