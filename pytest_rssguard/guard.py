@@ -53,7 +53,7 @@ def collect_young(*, alone: bool) -> None:
 
     A full collection also empties CPython's free lists of dicts, tuples and the like, and the baseline has made one:
     without that here, what a body took and gave back reads as 500-900 B live. So the survivors, all of them in the oldest
-    generation now, are set aside for one full collection of nothing (2 us), where nobody can notice: no other thread
+    generation now, are set aside for one full collection of nothing, where nobody can notice: no other thread
     (`alone`), and nothing frozen by the program.
     """
     gc.collect(1)

@@ -30,7 +30,7 @@ _GUARD_MOST: Final = 1 << 20
 _STACK_LEAST: Final = 1 << 20
 _STACK_MOST: Final = 1 << 30
 #: glibc keeps stacks of ended threads up to 40 MiB of address space (nptl/allocatestack.c, stack_cache_maxsize), and
-#: gives back all of each but its end (advise_stack_range): 12-20 KiB measured.
+#: gives back all of each but its end (advise_stack_range).
 _CACHE_MOST: Final = 40 << 20
 _IDLE_MOST: Final = 256 << 10
 #: What the tcaches of one thread can hold at most: 7 chunks in each of 64 classes (16 from glibc 2.43: 536 KiB).

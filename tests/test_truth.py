@@ -28,7 +28,7 @@ def check_books(found: dict[str, Any]) -> None:
     assert abs(accounts["unexplained"]) <= abs(found["growth"]) // 100 + 256 * 1024, found
     assert not found["problems"], found
     if found["predicted"] is not None:
-        # 64 KiB: what our own results still hold of the heap when it is trimmed, 8-48 KiB measured
+        # 64 KiB: what our own results still hold of the heap when it is trimmed
         assert abs(found["predicted"] - found["observed"]) <= found["predicted"] / 100 + 65536, found
 
 
