@@ -21,13 +21,13 @@ cached = lru_cache(maxsize=8)(render)
 @pytest.mark.xfail(raises=RssLeak, strict=True, reason="shows the failure: the cache keeps every page")
 @pytest.mark.rss_returns("4MB", reason="a request may not make the server grow")
 def test_cache_without_limit() -> None:
-    """Every page stays in the cache: some 30 MiB are live after the body, and RssLeak says so."""
-    for page in range(300):
+    """Every page stays in the cache: some 10 MiB are live after the body, and RssLeak says so."""
+    for page in range(100):
         assert cached_for_ever(page)
 
 
 @pytest.mark.rss_returns("4MB", trim=True, reason="a request may not make the server grow")
 def test_cache_with_limit() -> None:
     """Eight pages stay, within the tolerance."""
-    for page in range(300):
+    for page in range(100):
         assert cached(page)

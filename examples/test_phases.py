@@ -28,4 +28,4 @@ def test_the_same_numbers_as_the_marker(rssguard: Blocks) -> None:
     with rssguard.measure(label="keep") as m:
         kept = [bytearray(MIB) for _ in range(10)]
     assert m.growth == sum(size or 0 for size in m.ledger.values())
-    assert m.held >= len(kept) * MIB
+    assert m.held > 9 * MIB, kept

@@ -45,8 +45,11 @@ class Pairs:
             self.free(block)
 
     def free_the_small_ones(self) -> None:
-        """Free the blocks that keep the pages."""
-        for block in self.small:
+        """Free the blocks that keep the pages, but for the last.
+
+        free() gives back by itself what is free at the very end of the heap: the last block keeps it from doing so.
+        """
+        for block in self.small[:-1]:
             self.free(block)
 
 
@@ -93,8 +96,9 @@ def test_freed_but_pinned() -> None:
 def test_all_freed_is_trimmable() -> None:
     """With the small blocks freed too, what is still resident is whole free pages: malloc_trim(0) returns them."""
     answer = ask("all")
+    assert answer["outcome"] == "retained"
     assert size(answer, "held") < MIB
-    assert size(answer, "pinned") < 4 * MIB
+    assert size(answer, "pinned") < MIB
     assert size(answer, "trimmable") > 0.9 * size(answer, "growth")
 
 

@@ -43,11 +43,13 @@ def take(
     pools: PoolStats | None = None,
     pymalloc: bool = True,
     glibc: bool = True,
+    slack: int = 0,
 ) -> Census:
     """Return the census of the process behind `image`, whose mappings are `regions` (sorted by address).
 
     `key`: its tcache key. `malloc`, `pools`: its own statistics at the same instant, for the closing checks; None skips
-    them. `pymalloc`, `glibc`: whether there can be pools, or heaps of glibc. Never raises for what it finds: it lists it
+    them. `pymalloc`, `glibc`: whether there can be pools, or heaps of glibc. `slack`: bytes of heap by which `malloc` may
+    be off. Never raises for what it finds: it lists it
     in `problems`.
     """
     started = time.perf_counter()
@@ -84,12 +86,12 @@ def take(
         seconds=time.perf_counter() - started,
     )
     system_mem = sum(arena.state.system_mem for arena in found)
-    problems.extend(_malloc_gaps(census, system_mem) if malloc and not problems else ())
-    problems.extend(_pool_gaps(census) if pools and pool_totals else ())
+    problems.extend(_malloc_gaps(census, system_mem, slack) if malloc and not problems else ())
+    problems.extend(_pool_gaps(census, slack) if pools and pool_totals else ())
     return replace(census, problems=tuple(problems))
 
 
-def _malloc_gaps(census: Census, system_mem: int) -> Iterator[str]:
+def _malloc_gaps(census: Census, system_mem: int, slack: int) -> Iterator[str]:
     """Yield where the walk and mallinfo2 disagree. glibc 2.43 counts hblkhd 400 bytes too high once."""
     stats = census.malloc
     assert stats is not None
@@ -102,10 +104,10 @@ def _malloc_gaps(census: Census, system_mem: int) -> Iterator[str]:
         yield f"arenas hold {system_mem:,} B, mallinfo2 says {stats.arena:,}"
     if walked > stats.arena:
         yield f"heaps walked have {walked:,} B, mallinfo2 says {stats.arena:,}"
-    # the fork that made a frozen copy may itself free or take a few small blocks: it is in both numbers
-    if free != stats.fordblks - stats.fsmblks:
+    # the frozen copy may itself free or take a few small blocks (`slack`)
+    if abs(free - stats.fordblks + stats.fsmblks) > slack:
         yield f"free chunks have {free:,} B, mallinfo2 says {stats.fordblks - stats.fsmblks:,}"
-    if fast != stats.fsmblks:
+    if abs(fast - stats.fsmblks) > slack:
         yield f"fastbins have {fast:,} B, mallinfo2 says {stats.fsmblks:,}"
     if census.chunks != stats.hblks or not 0 <= stats.hblkhd - census.chunk_bytes <= 400:
         yield (
@@ -113,13 +115,13 @@ def _malloc_gaps(census: Census, system_mem: int) -> Iterator[str]:
         )
 
 
-def _pool_gaps(census: Census) -> Iterator[str]:
+def _pool_gaps(census: Census, slack: int) -> Iterator[str]:
     """Yield where the pool scan and pymalloc's statistics disagree."""
     assert census.pools is not None
     assert census.pool_stats is not None
-    if census.pools.used != census.pool_stats.used_pools:
+    if abs(census.pools.used - census.pool_stats.used_pools) > slack // poolscan.POOL:
         yield f"{census.pools.used:,} pools in use found, pymalloc says {census.pool_stats.used_pools:,}"
-    if abs(census.pools.live - census.pool_stats.allocated) > 4096:
+    if abs(census.pools.live - census.pool_stats.allocated) > max(4096, slack):
         yield f"pools have {census.pools.live:,} B live, pymalloc says {census.pool_stats.allocated:,}"
 
 

@@ -197,14 +197,15 @@ class Guard:
             probe.read(after)
         old, new = probe.counters(before), self._counters(span, after)
         taken: Census | None = None
-        if span.then is not None or _moved(old, new) > tolerance:
+        told = self.probe.pools.active or self.probe.pools.objects_in_malloc
+        if told and (span.then is not None or _moved(old, new) > tolerance):
             taken = census.take()
         if taken is not None or new.rss != old.rss or self._suspicious(span, before, after, min(_FINE, tolerance)):
             old, new = (
                 probe.decode(before),
                 replace(probe.decode(after), own=new.own, rss=new.rss, pools=new.pools),
             )
-            if taken is None and ledger.held(ledger.by_counters(old, new)) > tolerance:
+            if told and taken is None and ledger.held(ledger.by_counters(old, new)) > tolerance:
                 taken = census.take()  # a mapping has grown while as much other memory went back
         return self._result(span, before, after, old, new, taken)
 

@@ -71,12 +71,18 @@ Records = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
+def native(pytester: pytest.Pytester) -> None:
+    """Put the module of memory faults into the test's folder."""
+    pytester.makepyfile(native=NATIVE)
+
+
+@pytest.fixture
+def inner(pytester: pytest.Pytester, native: None, monkeypatch: pytest.MonkeyPatch) -> Inner:
     """Write the given source as test_inner.py and run it in a fresh pytest process, with the arguments that follow."""
+    del native
     monkeypatch.setenv("COLUMNS", "160")
 
     def run(source: str, *args: str | Path) -> pytest.RunResult:
-        pytester.makepyfile(native=NATIVE)
         pytester.path.joinpath("test_inner.py").write_text("from native import *\nimport pytest\n" + dedent(source))
         return pytester.runpytest_subprocess(*args)
 

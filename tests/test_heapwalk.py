@@ -38,16 +38,16 @@ def sizes() -> st.SearchStrategy[int]:
 @st.composite
 def heaps(draw: st.DrawFn) -> HeapBuilder:
     heap = HeapBuilder(head=draw(st.sampled_from((0, 48, 2224))))
-    for use, size, sparse in draw(st.lists(st.tuples(st.sampled_from(Use), sizes(), st.booleans()), min_size=1, max_size=24)):
+    for use, chunk, sparse in draw(st.lists(st.tuples(st.sampled_from(Use), sizes(), st.booleans()), min_size=1, max_size=24)):
         if use is Use.FAST:
-            heap.add(use, min(size, 176))
+            heap.add(use, min(chunk, 176))
         elif use is Use.TCACHE:
-            heap.add(use, min(size, 1040))
+            heap.add(use, min(chunk, 1040))
         else:
-            heap.add(use, size, sparse=sparse)
+            heap.add(use, chunk, sparse=sparse)
     beyond = draw(st.sampled_from((0, 0, 16, PAGE, 3 * PAGE)))
     if draw(st.booleans()):
-        size = draw(st.one_of(st.none(), small_sizes(), sizes()))  # type: ignore[assignment]  # a Memory may answer None; this one never does
+        size: int | None = draw(st.one_of(st.none(), sizes()))
         return heap.ends_with_top(size, beyond=beyond, sparse=draw(st.booleans()))
     return heap.ends_left_behind(beyond)
 
@@ -117,6 +117,14 @@ def test_a_chunk_over_the_largest_cached_size_is_live_even_if_it_carries_the_key
     assert (found.live, found.tcache) == (2048, 0)
     found = walk(FakeMemory(bytes(data)), heap.first, heap.end, top=heap.top, key=KEY, main=True, cached_up_to=1 << 20)
     assert (found.live, found.tcache) == (0, 2048)
+
+
+def test_chunks_of_a_fastbin_merge_with_free_neighbours_as_malloc_trim_merges_them() -> None:
+    heap = HeapBuilder().live(4048).fast(48).free(PAGE).fast(32).live(32).ends_with_top()
+    found = walked(heap)
+    assert (found.fast, found.trimmable, found.live_blocks) == (80, PAGE, 2)
+    unmarked = walk(heap.memory(), heap.first, heap.end, top=heap.top, key=heap.key, main=True)
+    assert (unmarked.fast, unmarked.trimmable, unmarked.live_blocks) == (0, 0, 4)
 
 
 def test_a_chunk_too_large_for_a_fastbin_is_live_whatever_the_marks_say() -> None:
