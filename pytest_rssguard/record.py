@@ -26,6 +26,21 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeapMap:
+    """One heap drawn cell by cell: each cell stands for `pages_per_cell` pages from `start` (an address) on.
+
+    `cells` is run-length coded, a letter and how many cells of it follow each other: "L12P300T4.90" (the count is always
+    written). L live, P pinned, T trimmable, A arena top, "." not resident. A cell shows what most of its pages are.
+    """
+
+    name: str
+    start: int
+    page_size: int
+    pages_per_cell: int
+    cells: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """What one test did to memory. Sizes in bytes; the accounts sum to `growth`.
 
@@ -57,6 +72,14 @@ class Record:
     seconds: float = 0.0
     #: Live blocks on pages with freed memory: (size of the malloc chunk in bytes, blocks), the most blocks first.
     pins: tuple[tuple[int, int], ...] = ()
+    #: What malloc_trim(0) was predicted to give back after the verdict, and what it did: (predicted, observed) bytes.
+    released: tuple[int, int] | None = None
+    #: Mappings by name whose resident bytes changed most: (name, before, after).
+    mappings: tuple[tuple[str, int, int], ...] = ()
+    #: One a heap, where a failing test's census was drawn (pytest_rssguard/heapmap.py).
+    heap_map: tuple[HeapMap, ...] = ()
+    #: The gate's finding: what the baseline allows and the limit that was passed, in bytes; None where none was.
+    regression: Mapping[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
@@ -71,6 +94,9 @@ class Record:
         ]  # fmt: skip
         values["hints"] = list(self.hints)
         values["pins"] = [list(pin) for pin in self.pins]
+        values["mappings"] = [list(mapping) for mapping in self.mappings]
+        values["heap_map"] = [asdict(heap) for heap in self.heap_map]
+        values["released"] = self.released and {"predicted": self.released[0], "observed": self.released[1]}
         return values
 
     def dumps(self) -> str:
@@ -91,6 +117,12 @@ def from_json(values: Mapping[str, Any]) -> Record:
         known["rounds"] = tuple(dict(round_) for round_ in values.get("rounds", ()))
         known["hints"] = tuple(values.get("hints", ()))
         known["pins"] = tuple((int(size), int(count)) for size, count in values.get("pins", ()))
+        known["mappings"] = tuple((str(name), int(old), int(new)) for name, old, new in values.get("mappings", ()))
+        released = values.get("released")
+        known["released"] = released and (int(released["predicted"]), int(released["observed"]))
+        known["heap_map"] = tuple(
+            HeapMap(**{name: heap[name] for name in HeapMap.__dataclass_fields__}) for heap in values.get("heap_map", ())
+        )
         known["blocks"] = tuple(
             Block(
                 label=block["label"], outcome=Outcome(block["outcome"]), growth=block["growth"], held=block["held"],
