@@ -12,10 +12,11 @@ from typing import Self
 from pytest_rssguard.errors import SettingError, UnknownArgumentError
 from pytest_rssguard.explain import exception_name, explain, headline
 from pytest_rssguard.failures import RssGuardWarning, RssLeak, RssNotReturned, RssRetained
-from pytest_rssguard.guard import Guard, Span
+from pytest_rssguard.guard import Guard
 from pytest_rssguard.model import Account, Outcome
 from pytest_rssguard.result import Result
 from pytest_rssguard.settings import Settings
+from pytest_rssguard.span import Plan, Span
 
 _EXCEPTIONS: Mapping[Outcome, type[RssNotReturned]] = {Outcome.LEAKED: RssLeak, Outcome.RETAINED: RssRetained}
 
@@ -90,7 +91,7 @@ class Measurement:
         self.settings = settings
         self.label = label
         self.judged = judged
-        self._census = census
+        self._plan = Plan(trim=settings.trim, census=census, within=settings.within)
         self._off = off
         self._done = done
         self._span: Span | None = None
@@ -103,7 +104,7 @@ class Measurement:
         if not self._off:
             _drop_unused()
             bias = with_bias() if self._bias is None else self._bias
-            self._span = process_guard().begin(self.settings.limit, trim=self.settings.trim, census=self._census, bias=bias)
+            self._span = process_guard().begin(self.settings.limit, self._plan, bias=bias)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -192,6 +193,7 @@ class Blocks:
         *,
         trim: bool | None = None,
         retained: str | int | None = None,
+        within: float | None = None,
         label: str = "",
         reason: str | None = None,
     ) -> Measurement:
@@ -199,7 +201,9 @@ class Blocks:
 
         Arguments as the marker's; `label` names the block in reports. Raises SettingError for a bad one.
         """
-        settings = self._base.with_arguments({"tolerance": tolerance, "trim": trim, "retained": retained, "reason": reason})
+        settings = self._base.with_arguments(
+            {"tolerance": tolerance, "trim": trim, "retained": retained, "within": within, "reason": reason}
+        )
         return Measurement(settings, label=_label(label), judged=True, off=self._off, done=self._done)
 
     def measure(
@@ -207,11 +211,12 @@ class Blocks:
         tolerance: str | int | None = None,
         *,
         trim: bool | None = None,
+        within: float | None = None,
         census: bool = False,
         label: str = "",
     ) -> Measurement:
         """Return a context manager that only measures. `census`: page-exact at both ends, whatever happens."""
-        settings = self._base.with_arguments({"tolerance": tolerance, "trim": trim})
+        settings = self._base.with_arguments({"tolerance": tolerance, "trim": trim, "within": within})
         if not isinstance(census, bool):
             raise SettingError(name="census", given=census, accepted="True or False")
         return Measurement(settings, label=_label(label), census=census, off=self._off, done=self._done)
@@ -228,18 +233,24 @@ def returns(
     *,
     trim: bool | None = None,
     retained: str | int | None = None,
+    within: float | None = None,
     label: str = "",
     reason: str | None = None,
 ) -> Measurement:
     """Guard a block outside a test run: as the fixture's `returns`."""
-    return Blocks(Settings()).returns(tolerance, trim=trim, retained=retained, label=label, reason=reason)
+    return Blocks(Settings()).returns(tolerance, trim=trim, retained=retained, within=within, label=label, reason=reason)
 
 
 def measure(
-    tolerance: str | int | None = None, *, trim: bool | None = None, census: bool = False, label: str = ""
+    tolerance: str | int | None = None,
+    *,
+    trim: bool | None = None,
+    within: float | None = None,
+    census: bool = False,
+    label: str = "",
 ) -> Measurement:
     """Measure a block outside a test run: as the fixture's `measure`."""
-    return Blocks(Settings()).measure(tolerance, trim=trim, census=census, label=label)
+    return Blocks(Settings()).measure(tolerance, trim=trim, within=within, census=census, label=label)
 
 
 __all__ = [

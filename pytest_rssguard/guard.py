@@ -16,18 +16,21 @@ import psutil
 
 from pytest_rssguard import ledger
 from pytest_rssguard.arenas import HEAP_MAX
+from pytest_rssguard.conclusion import Knowledge, Readings, conclude
 from pytest_rssguard.errors import UnreadableError
-from pytest_rssguard.model import Account, Basis, Census, Evidence, Limit, Outcome, Snapshot, Verdict
-from pytest_rssguard.private import find_private_allocators
+from pytest_rssguard.model import Basis, Census, Limit, Outcome, Snapshot, Verdict
 from pytest_rssguard.probe import LinuxProbe, Slot
 from pytest_rssguard.result import Released, Result
 from pytest_rssguard.self_census import SelfCensus
-from pytest_rssguard.verdict import judge
+from pytest_rssguard.span import Plan, Span
 
 #: Below this tolerance a young collection is not enough: it leaves some 150 B more than a full one.
 _FINE: Final = 64 << 10
 #: Module names are remembered only while their list stays well under 64 KiB (docs/design.md, "Hot and cold").
 _MOST_MODULES: Final = 4096
+#: The first and the longest pause between two looks within `within`, in seconds.
+_FIRST_PAUSE: Final = 0.002
+_LONGEST_PAUSE: Final = 0.25
 _LAST: Final = ("last_type", "last_value", "last_traceback", "last_exc")
 
 
@@ -65,32 +68,7 @@ def collect_young(*, alone: bool) -> None:
             gc.unfreeze()
 
 
-class Span:
-    """One measurement under way: its two slots, its limit, and what was true when it began."""
-
-    __slots__ = (
-        "after",
-        "before",
-        "bias",
-        "limit",
-        "modules",
-        "own_bytes",
-        "rss",
-        "slots",
-        "then",
-        "thread",
-        "trim",
-    )
-
-    def __init__(self, limit: Limit, *, trim: bool, slots: tuple[Slot, Slot] | None) -> None:
-        self.limit, self.trim = limit, trim
-        self.slots = slots  # kept whole: a new pair after the baseline would be a live block more
-        self.before: Slot | None = slots[0] if slots else None
-        self.after: Slot | None = slots[1] if slots else None
-        self.modules: list[str] = []
-        self.then: Census | None = None
-        self.own_bytes = self.rss = self.bias = 0
-        self.thread = threading.get_ident()
+_PLAIN: Final = Plan()
 
 
 class Guard:
@@ -112,10 +90,10 @@ class Guard:
             False,
             False,
         ):  # walk every path of a passing measurement: first use then costs no test
-            self.end(self.begin(Limit(tolerance=1 << 40), trim=trim))
+            self.end(self.begin(Limit(tolerance=1 << 40), Plan(trim=trim)))
 
-    def begin(self, limit: Limit, *, trim: bool = False, census: bool = False, bias: int = 0) -> Span:
-        """Settle, trim, take the baseline. `census`: first take a census, for accounts that are exact at both ends.
+    def begin(self, limit: Limit, plan: Plan = _PLAIN, *, bias: int = 0) -> Span:
+        """Settle, trim, take the baseline.
 
         `bias`: bytes of Python objects that the caller itself holds more of at the end than at the beginning.
 
@@ -124,13 +102,13 @@ class Guard:
         if self._open and self._open[-1].thread != threading.get_ident():
             raise RuntimeError("rssguard: another thread is measuring; measurements of two threads cannot overlap")
         if self._census is None:
-            span = Span(limit, trim=trim, slots=None)
+            span = Span(limit, plan, slots=None)
             collect_garbage()
             span.rss = self._process.memory_info().rss
             self._open.append(span)
             return span
         probe = self.probe
-        span = Span(limit, trim=trim, slots=self._spare.pop() if self._spare else (probe.new_slot(), probe.new_slot()))
+        span = Span(limit, plan, slots=self._spare.pop() if self._spare else (probe.new_slot(), probe.new_slot()))
         assert span.before is not None
         assert span.after is not None
         span.bias = bias
@@ -141,13 +119,13 @@ class Guard:
             if len(sys.modules) < _MOST_MODULES:
                 span.modules.extend(sys.modules)
             span.own_bytes = probe.own_bytes
-            if census:
+            if plan.census:
                 drop_last_exception()
                 collect_garbage()
                 self._census.take()  # once for the pages that taking one touches
                 span.then = self._census.take()
             span.before.finished = 0
-            self._settle(span.before, thorough=True, trim=True)
+            self._settle(span.before, thorough=True, trim=plan.purge)
             span.before.finished = time.perf_counter_ns()
             probe.read(span.before)
         except BaseException:
@@ -190,24 +168,48 @@ class Guard:
         probe, tolerance = self.probe, span.limit.tolerance
         thorough = tolerance < _FINE
         after.rss_at_once = probe.rss()
-        self._settle(after, thorough=thorough, trim=span.trim, alone=before.threads == 1)
+        self._settle(after, thorough=thorough, trim=span.plan.trim, alone=before.threads == 1)
         probe.read(after)
         if self._suspicious(span, before, after, tolerance) and not thorough:
-            self._settle(after, thorough=True, trim=span.trim)
+            self._settle(after, thorough=True, trim=span.plan.trim)
             probe.read(after)
+        if span.plan.within:
+            self._wait(span, before, after)
         old, new = probe.counters(before), self._counters(span, after)
         taken: Census | None = None
         told = self.probe.pools.active or self.probe.pools.objects_in_malloc
         if told and (span.then is not None or _moved(old, new) > tolerance):
             taken = census.take()
         if taken is not None or new.rss != old.rss or self._suspicious(span, before, after, min(_FINE, tolerance)):
-            old, new = (
-                probe.decode(before),
-                replace(probe.decode(after), own=new.own, rss=new.rss, pools=new.pools),
-            )
+            old, new = probe.decode(before), self._decode(span, after)
             if told and taken is None and ledger.held(ledger.by_counters(old, new)) > tolerance:
                 taken = census.take()  # a mapping has grown while as much other memory went back
         return self._result(span, before, after, old, new, taken)
+
+    def _wait(self, span: Span, before: Slot, after: Slot) -> None:
+        """Settle and read again until what is over the tolerance has gone, or the time is over; the pauses double."""
+        deadline = time.monotonic() + span.plan.within
+        pause = _FIRST_PAUSE
+        while self._waits(span, before, after) and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            self._settle(after, thorough=True, trim=span.plan.trim)
+            self.probe.read(after)
+
+    def _waits(self, span: Span, before: Slot, after: Slot) -> bool:
+        """Whether there is still something to wait for: address space alone, never touched, is nothing."""
+        tolerance = span.limit.tolerance
+        if _moved(self.probe.counters(before), self._counters(span, after)) > tolerance:
+            return True
+        if not self._suspicious(span, before, after, tolerance):
+            return False
+        old, new = self.probe.decode(before), self._decode(span, after)
+        return ledger.held(ledger.by_counters(old, new)) > tolerance
+
+    def _decode(self, span: Span, slot: Slot) -> Snapshot:
+        """Decode all of `slot`, without what is our own. Only after the last reading."""
+        counters = self._counters(span, slot)
+        return replace(self.probe.decode(slot), own=counters.own, rss=counters.rss, pools=counters.pools)
 
     def _suspicious(self, span: Span, before: Slot, after: Slot, tolerance: int) -> bool:
         """Whether RSS, a live counter or the address space outside the heaps has grown by more than `tolerance`.
@@ -238,64 +240,34 @@ class Guard:
         if trim and self.probe.malloc.active:
             self.probe.malloc.purge()
 
+    def _knowledge(self) -> Knowledge:
+        malloc, pools = self.probe.malloc, self.probe.pools
+        blind = malloc.why_not if not malloc.active else ""
+        if not pools.active and not pools.objects_in_malloc:
+            blind = blind or pools.why_not
+        return Knowledge(
+            blind=blind, python_in_malloc=pools.objects_in_malloc, python_in_mimalloc=pools.objects_in_mimalloc
+        )  # fmt: skip
+
     def _result(self, span: Span, first: Slot, slot: Slot, old: Snapshot, new: Snapshot, taken: Census | None) -> Result:
-        closes = taken is not None and taken.closes
-        slack = 0
-        if taken is not None and closes:
-            accounts = dict(ledger.by_census(old, new, taken, span.then if span.then and span.then.closes else None))
-        else:
-            accounts = dict(ledger.by_counters(old, new))
-            slack = ledger.live_slack(old, new, accounts) if taken is not None else 0
-        blind = ""
-        if not self.probe.malloc.active:
-            # what malloc holds and what it keeps free are both somewhere in anonymous memory: not told apart
-            blind = self.probe.malloc.why_not
-            accounts[Account.MAPPED] = None
-        if self.probe.pools.objects_in_malloc:
-            accounts[Account.PYTHON_LIVE] = accounts[Account.POOL_FREE] = 0
-        elif not self.probe.pools.active:
-            blind = blind or self.probe.pools.why_not
-            accounts[Account.MAPPED] = None
-        accounts = ledger.booked(new.rss - old.rss, accounts)
-        mapped = refilled = 0
         self._emptied += max(0, first.rss_collected - old.rss)
-        hole = 0
-        if new.mappings:
-            then, now = ledger.classify(old), ledger.classify(new)
-            mapped = ledger.mapped_growth(old, new, then, now)
-            room = (old.malloc.arena if old.malloc else 0) - then.heap - then.thread_heaps
-            hole = max(0, min(self._emptied, room))
-            refilled = min(hole, max(0, now.heap + now.thread_heaps - then.heap - then.thread_heaps))
-        untrimmed = old.rss + hole
-        if span.trim:
+        readings = Readings(
+            old=old, new=new, taken=taken, then=span.then, trimmed=span.plan.purge, emptied=self._emptied
+        )  # fmt: skip
+        found = conclude(readings, span.limit, self._knowledge())
+        if span.plan.trim:
             self._emptied += max(0, slot.rss_collected - new.rss)
-        known = accounts[Account.MAPPED] is not None
-        evidence = Evidence(
-            growth=new.rss - old.rss,
-            growth_untrimmed=new.rss - old.rss - refilled,
-            accounts=accounts,
-            allocated=ledger.allocator_growth(old, new) + (mapped if known else 0),
-            allocated_mapped=max(0, mapped) if known else 0,
-            held_slack=slack,
-            blind=blind,
-        )
-        verdict = judge(evidence, span.limit)
-        private: tuple[str, ...] = ()
-        if verdict.outcome in {Outcome.LEAKED, Outcome.GREW} and (accounts[Account.MAPPED] or 0) > 0:
-            private = tuple(
-                find_private_allocators(new.mappings, interpreter_uses_mimalloc=self.probe.pools.objects_in_mimalloc)
-            )
-            verdict = judge(replace(evidence, private_allocators=private), span.limit)
         released = None
         at_once, collected = slot.rss_at_once - new.own, slot.rss_at_once - slot.rss_collected
         seconds = (slot.finished - first.finished) / 1e9
-        if verdict.outcome is Outcome.RETAINED and closes and taken is not None and not span.trim:
+        if span.plan.release and not span.plan.trim and found.verdict.outcome is Outcome.RETAINED and taken and taken.closes:
             released = self._release(taken, self._heaps(new, taken), slot)
         return Result(
-            verdict=verdict, limit=span.limit, trim=span.trim, basis=Basis.CENSUS if closes else Basis.COUNTERS,
-            accounts=accounts, rss_untrimmed=untrimmed, rss_before=old.rss, rss_after=at_once,
-            rss_settled=new.rss, collected=collected, allocated=evidence.allocated,
-            census=taken, before=old, after=new, private_allocators=private, released=released,
+            verdict=found.verdict, evidence=found.evidence, limit=span.limit, trim=span.plan.trim,
+            basis=Basis.CENSUS if readings.closes else Basis.COUNTERS, accounts=found.evidence.accounts,
+            rss_untrimmed=old.rss + found.hole, rss_before=old.rss, rss_after=at_once, rss_settled=new.rss,
+            collected=collected, allocated=found.evidence.allocated, census=taken, then=span.then, before=old, after=new,
+            private_allocators=found.evidence.private_allocators, released=released,
             modules=tuple(set(sys.modules).difference(span.modules)) if span.modules else (),
             seconds=seconds,
         )  # fmt: skip
@@ -323,7 +295,7 @@ class Guard:
         rss = self._process.memory_info().rss
         accounts = ledger.booked(rss - span.rss, {})
         return Result(
-            verdict=Verdict(outcome=Outcome.UNMEASURABLE, why=why), limit=span.limit, trim=span.trim,
+            verdict=Verdict(outcome=Outcome.UNMEASURABLE, why=why), limit=span.limit, trim=span.plan.trim,
             basis=Basis.COUNTERS, accounts=accounts, rss_untrimmed=span.rss, rss_before=span.rss, rss_after=rss,
             rss_settled=rss, collected=0, allocated=None,
         )  # fmt: skip

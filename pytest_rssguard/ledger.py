@@ -281,18 +281,27 @@ def totals(snapshot: Snapshot, census: Census) -> dict[Account, int | None]:
     return booked(snapshot.rss, known)
 
 
-def by_census(before: Snapshot, after: Snapshot, census: Census, then: Census | None = None) -> dict[Account, int | None]:
+def by_census(
+    before: Snapshot, after: Snapshot, census: Census, then: Census | None = None, *, trimmed: bool = True
+) -> dict[Account, int | None]:
     """Return the accounts of the growth from `before` to `after`, of which `census` is the page-exact view.
 
-    `then`: a census at the baseline, if one was taken; else what stood before is derived. Accounts that no allocator can
-    tell of are None; their bytes are then unexplained.
+    `then`: a census at the baseline, if one was taken; else what stood before is derived. `trimmed`: whether the heaps
+    were trimmed for the baseline; if not, nobody knows how much of them was trimmable then, and FREE_HEAP carries both
+    what is trimmable and what is pinned. Accounts that no allocator can tell of are None; their bytes are unexplained.
     """
     now = totals(after, census)
     if then is not None:
         stood = totals(before, then)
-        stood[Account.TRIMMABLE] = 0  # the baseline trim came after that census
+        if trimmed:
+            stood[Account.TRIMMABLE] = 0  # the baseline trim came after that census
     else:
         stood = _stood(before, after, census, now)
+        pinned = now[Account.PINNED]
+        if not trimmed and pinned is not None and stood[Account.PINNED] is not None:
+            now[Account.FREE_HEAP] = pinned + (now[Account.TRIMMABLE] or 0)
+            stood[Account.FREE_HEAP] = stood[Account.PINNED]
+            now[Account.PINNED] = now[Account.TRIMMABLE] = None
     return booked(
         after.rss - before.rss,
         {

@@ -277,6 +277,8 @@ class Evidence:
     allocated_mapped: int = 0
     #: How much more may be held than the accounts say (where no census could tell live from untouched).
     held_slack: int = 0
+    #: Why that is not known better; "": the heap could not be walked.
+    slack_why: str = ""
     #: Libraries with an allocator of their own, that keep freed memory in anonymous mappings.
     private_allocators: tuple[str, ...] = ()
     #: Why this process cannot be measured, or "".

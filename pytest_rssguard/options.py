@@ -23,18 +23,25 @@ _VALUES = (
     ("json", "PATH", "write the JSON report"),
     ("tolerance", "SIZE", "default for tolerance (4MB)"),
     ("retained", "fail|warn|SIZE", "default for retained (fail)"),
+    ("rounds", "N", "default for rounds: run each guarded body N times; every round must exceed the tolerance to fail"),
     ("tolerance-scale", "X", "a factor on every tolerance"),
 )
+#: Arguments of the marker that ini values and command line give defaults for.
+SETTINGS = ("tolerance", "trim", "retained", "rounds", "warmup", "within")
+_ON_COMMAND_LINE = ("tolerance", "trim", "retained", "rounds")
 #: Named in the design, not yet built: asking for one is an error, never ignored.
 _LATER_FLAGS = ("all", "judge-all", "isolate", "why")
-_LATER_VALUES = ("rounds", "md", "html", "log", "baseline", "update", "candidate")
+_LATER_VALUES = ("md", "html", "log", "baseline", "update", "candidate")
 _INI = (
     ("tolerance", "default tolerance of rss_returns, such as 4MB"),
     ("trim", "default for trim: true or false"),
     ("retained", "default for retained: fail, warn or a size"),
+    ("rounds", "default for rounds: how often a guarded body runs, measured"),
+    ("warmup", "default for warmup: how often it runs before that, unmeasured"),
+    ("within", "default for within: seconds in which memory may still come back"),
     ("unmeasurable", "what a test that cannot be measured does: warn (default), fail or skip"),
 )
-_LATER_INI = ("rounds", "warmup", "within", "all", "judge_all", "baseline")
+_LATER_INI = ("all", "judge_all", "baseline")
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -91,8 +98,8 @@ def base_settings(config: pytest.Config) -> Settings:
     from pytest_rssguard.settings import Settings, parse_scale
 
     settings = Settings()
-    ini = {name: _ini(config, name) for name in ("tolerance", "trim", "retained")}
-    line = {name: config.getoption(_dest(name)) for name in ("tolerance", "trim", "retained")}
+    ini = {name: _ini(config, name) for name in SETTINGS}
+    line = {name: config.getoption(_dest(name)) for name in _ON_COMMAND_LINE}
     for prefix, source in (("ini rssguard_", ini), ("--rssguard-", line)):
         try:
             settings = settings.with_arguments(source)

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_rssguard.options import MARKER, add_options, reject_later, wants_report
+from pytest_rssguard.options import MARKER, SETTINGS, add_options, reject_later, wants_report
 
 if TYPE_CHECKING:
     from pytest_rssguard.api import Blocks
+    from pytest_rssguard.runner import Runner
     from pytest_rssguard.session import Session
 
 _SESSION: pytest.StashKey[Session] = pytest.StashKey()
+_RUNNER: pytest.StashKey[Runner] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,8 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     if problem := reject_later(config):
         raise pytest.UsageError(problem)
-    values = [config.getoption(f"rssguard_{name}") for name in ("tolerance", "trim", "retained", "tolerance_scale")]
-    ini = [config.getini(f"rssguard_{name}") for name in ("tolerance", "trim", "retained", "unmeasurable")]
+    values = [config.getoption(f"rssguard_{name}") for name in ("tolerance", "trim", "retained", "rounds", "tolerance_scale")]
+    ini = [config.getini(f"rssguard_{name}") for name in (*SETTINGS, "unmeasurable")]
     if any(value not in {None, ""} for value in [*values, *ini]):
         from pytest_rssguard.errors import SettingError
         from pytest_rssguard.options import base_settings, unmeasurable_policy
@@ -56,6 +58,15 @@ def _session(config: pytest.Config) -> Session:
     return session
 
 
+def _runner(config: pytest.Config) -> Runner:
+    runner = config.stash.get(_RUNNER, None)
+    if runner is None:
+        from pytest_rssguard.runner import Runner
+
+        runner = config.stash[_RUNNER] = Runner(_session(config))
+    return runner
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(
     collector: pytest.Collector,
@@ -73,11 +84,25 @@ def pytest_make_collect_report(
     return report
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Validate a marker that was added after collection, by a fixture too."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Begin to measure a whole test; validate markers once fixtures have added theirs."""
+    if item.get_closest_marker("rss_returns") is None:
+        value = yield
+    else:
+        value = yield from _runner(item.config).setup(item)
     if item.get_closest_marker("rss_returns") is not None:
-        _session(item.config).check(item)
+        _session(item.config).check(item, begun=_runner(item.config).begun(item))
+    return value
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """End to measure a whole test."""
+    runner = item.config.stash.get(_RUNNER, None)
+    if runner is None:
+        return (yield)
+    return (yield from runner.teardown(item))
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
@@ -90,7 +115,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             session = item.config.stash.get(_SESSION, None)
             if session is not None:
                 session.finish_blocks(item)
-    return (yield from _session(item.config).measured(item))
+    return (yield from _runner(item.config).call(item))
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,10 @@ class Record:
     heap_map: tuple[HeapMap, ...] = ()
     #: The gate's finding: what the baseline allows and the limit that was passed, in bytes; None where none was.
     regression: Mapping[str, int] | None = None
+    #: The whole failure text, "" where the memory came back; where the test stands: its file and line, from 1.
+    text: str = ""
+    file: str = ""
+    line: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""

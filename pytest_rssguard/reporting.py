@@ -28,8 +28,8 @@ class Reporting:
             check_writable(self._json, option="--rssguard-json")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the record that travels with the call report."""
-        if report.when == "call":
+        """Take the record that travels with the reports: with that of the teardown where the whole test was measured."""
+        if report.when in {"call", "teardown"}:
             self._lines.extend(str(value) for name, value in report.user_properties if name == PROPERTY)
 
     def records(self) -> list[Record]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_rssguard import ledger
-from pytest_rssguard.model import Account, Basis, Census, Limit, Snapshot, Verdict
+from pytest_rssguard.model import Account, Basis, Census, Evidence, Limit, Snapshot, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +15,17 @@ class Released:
 
     predicted: int
     observed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round of a body that ran several times, in bytes. `blocks`: live blocks more, None where nobody counted."""
+
+    growth: int
+    held: int
+    retained: int
+    allocated: int | None = None
+    blocks: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +44,18 @@ class Result:
     collected: int
     allocated: int | None
     census: Census | None = None
+    #: The census at the baseline, where one was asked for.
+    then: Census | None = None
     before: Snapshot | None = None
     after: Snapshot | None = None
     private_allocators: tuple[str, ...] = ()
     released: Released | None = None
     modules: tuple[str, ...] = ()
+    #: What the verdict was made from; None where nothing could be measured.
+    evidence: Evidence | None = None
+    #: All rounds of the same body, this one (the number `decided`, from 1) among them; empty for a single run.
+    rounds: tuple[Round, ...] = ()
+    decided: int = 1
     seconds: float = 0.0
 
     @property

@@ -1,26 +1,28 @@
-"""One pytest session's guard: markers to settings, a test's body to a record, an outcome to a failure."""
+"""One pytest session's guard: markers to settings, results to records, outcomes to failures."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
 
-from pytest_rssguard.api import Blocks, Measurement, announce, failure, message, process_guard
-from pytest_rssguard.calibration import call_bias
+from pytest_rssguard.api import Blocks, Measurement, announce, failure, message
 from pytest_rssguard.errors import RssGuardError, SettingError
 from pytest_rssguard.failures import RssGuardWarning
-from pytest_rssguard.hints import hints
 from pytest_rssguard.model import Outcome
 from pytest_rssguard.options import base_settings, unmeasurable_policy
 from pytest_rssguard.record import Block, Record
+from pytest_rssguard.recording import make_record, make_unjudged
+from pytest_rssguard.repetition import why_not_repeatable
 from pytest_rssguard.result import Result
 from pytest_rssguard.settings import Settings, marker_arguments, merge
 
 #: The name of our property in item.user_properties: the only channel that survives xdist, reruns and isolation plugins.
 PROPERTY: Final = "rssguard"
+#: What JUnit shows of a test: flat values, in bytes.
+_FLAT: Final = ("outcome", "growth", "held", "retained")
 _FAILS: Final = {Outcome.LEAKED, Outcome.RETAINED, Outcome.GREW}
 _SEVERITY: Final = (
     Outcome.RETURNED, Outcome.NOT_JUDGED, Outcome.UNMEASURABLE, Outcome.GREW, Outcome.RETAINED, Outcome.LEAKED,
@@ -36,12 +38,11 @@ class Session:
             self._unmeasurable = unmeasurable_policy(config)
         except SettingError as error:
             raise pytest.UsageError(str(error)) from None
-        self._off = bool(config.getoption("rssguard_off"))
+        self.off = bool(config.getoption("rssguard_off"))
         self._worker: str | None = os.environ.get("PYTEST_XDIST_WORKER") if hasattr(config, "workerinput") else None
         self._seen: set[int] = set()
         self._done: list[Measurement] = []
-        self._bias: int | None = None
-        self.blocks = Blocks(self._base, off=self._off, done=self._block_done)
+        self.blocks = Blocks(self._base, off=self.off, done=self._block_done)
 
     def settings(self, item: pytest.Item) -> Settings:
         """Return how `item` is guarded. Raises RssGuardError for a bad marker."""
@@ -53,10 +54,17 @@ class Session:
                     accepted=f"one on {node.name!r}",
                     advice="merge them",
                 )
-        return merge(
-            self._base,
-            (marker_arguments(mark.args, mark.kwargs) for mark in item.iter_markers("rss_returns")),
-        )
+        arguments = [marker_arguments(mark.args, mark.kwargs) for mark in item.iter_markers("rss_returns")]
+        settings = merge(self._base, arguments)
+        if settings.rounds + settings.warmup > 1 and (why := why_not_repeatable(item)):
+            for name, neutral in (("rounds", 1), ("warmup", 0)):
+                asked = next((each[name] for each in arguments if each.get(name) is not None), neutral)
+                if asked != neutral:
+                    raise SettingError(
+                        name=name, given=asked, accepted=f"{neutral} for this test", advice=f"it cannot run twice: {why}"
+                    )
+            settings = settings.with_arguments({"rounds": 1, "warmup": 0})
+        return settings
 
     def problems(self, item: pytest.Item) -> Iterator[str]:
         """Yield one line, "file:line: what", for a bad marker on `item`; a class's or module's marker is told once."""
@@ -69,50 +77,31 @@ class Session:
                 path, line, _ = item.location
                 yield f"{path}:{(line or 0) + 1}: rss_returns: {error}"
 
-    def check(self, item: pytest.Item) -> None:
-        """Fail the setup of an item whose marker was added late and is bad."""
+    def check(self, item: pytest.Item, *, begun: bool) -> None:
+        """Fail the setup of an item whose marker was added late and is bad. `begun`: its whole test is being measured."""
+        path, line, _ = item.location
+        place = f"{path}:{(line or 0) + 1}: rss_returns: "
         try:
-            self.settings(item)
+            settings = self.settings(item)
         except RssGuardError as error:
-            path, line, _ = item.location
-            pytest.fail(f"{path}:{(line or 0) + 1}: rss_returns: {error}", pytrace=False)
+            pytest.fail(f"{place}{error}", pytrace=False)
+        if settings.whole_test and not begun and not self.off:
+            pytest.fail(
+                f"{place}scope='test' was set after setup began: expected on a marker that stands before; put it on the "
+                "test, or add it in pytest_collection_modifyitems",
+                pytrace=False,
+            )
 
-    def measured(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Run the body of `item` measured; raise what its outcome asks for."""
-        if self._off:
-            return (yield)
-        settings = self.settings(item)
-        guard = process_guard()
-        _set_current_test(item)
-        if self._bias is None:
-            hooks = item.ihook.pytest_runtest_call.get_hookimpls()
-            self._bias = call_bias(guard, outer=sum(hook.wrapper or hook.hookwrapper for hook in hooks) - 1)
-        span = guard.begin(settings.limit, trim=settings.trim, bias=self._bias)
-        try:
-            value = yield
-        except BaseException as error:
-            guard.cancel(span)
-            self._note(item, self._not_judged(item, settings, type(error).__name__))
-            raise
-        if getattr(item, "_excinfo", None):  # a failed unittest method raises nothing through its wrapper
-            guard.cancel(span)
-            self._note(item, self._not_judged(item, settings, "its own failure"))
-            return value
-        result = guard.end(span)
-        self._note(item, self._record(item, settings, result))
-        self._enforce(item, settings, result)
-        return value
-
-    def _enforce(self, item: pytest.Item, settings: Settings, result: Result) -> None:
+    def enforce(self, item: pytest.Item, settings: Settings, result: Result) -> None:
+        """Raise, warn or skip as the outcome asks for."""
         outcome = result.verdict.outcome
-        text = message(result, nodeid=item.nodeid, reason=settings.reason)
         if outcome is Outcome.UNMEASURABLE and self._unmeasurable == "skip":
             pytest.skip(announce(result))
-        if outcome in _FAILS and not (outcome is Outcome.RETAINED and settings.warns):
-            raise failure(result, nodeid=item.nodeid, reason=settings.reason)
-        if outcome is Outcome.UNMEASURABLE and self._unmeasurable == "fail":
+        fails = outcome in _FAILS and not (outcome is Outcome.RETAINED and settings.warns)
+        if fails or (outcome is Outcome.UNMEASURABLE and self._unmeasurable == "fail"):
             raise failure(result, nodeid=item.nodeid, reason=settings.reason)
         if outcome in {Outcome.UNMEASURABLE, Outcome.RETAINED}:
+            text = message(result, nodeid=item.nodeid, reason=settings.reason)
             item.warn(RssGuardWarning(f"{announce(result)}\n{text.partition(chr(10))[2]}"))
 
     def _block_done(self, measurement: Measurement) -> None:
@@ -131,12 +120,11 @@ class Session:
         """Write the record of an unmarked test that measured blocks."""
         if not self._done:
             return
-        if self._off:
+        if self.off:
             self._done.clear()
             return
         worst = max(self._done, key=lambda each: (each.judged, _SEVERITY.index(each.outcome)))
-        record = self._record(item, worst.settings, worst.result, judged=worst.judged)
-        self._note(item, record)
+        self.note(item, worst.settings, worst.result, judged=worst.judged)
 
     def _take_blocks(self) -> tuple[Block, ...]:
         done, self._done = self._done, []
@@ -148,37 +136,24 @@ class Session:
             for each in done
         )  # fmt: skip
 
-    def _record(self, item: pytest.Item, settings: Settings, result: Result, *, judged: bool = True) -> Record:
-        failed = result.verdict.outcome is not Outcome.RETURNED
-        pins = sorted(result.census.pins.items(), key=lambda pin: -pin[1])[:8] if result.census else []
-        return Record(
-            nodeid=item.nodeid, outcome=result.verdict.outcome, masked=result.verdict.masked, judged=judged,
-            tolerance=result.limit.tolerance, basis=result.basis, rss_untrimmed=result.rss_untrimmed,
-            rss_before=result.rss_before, rss_after=result.rss_after, rss_settled=result.rss_settled,
-            growth=result.growth, allocated=result.allocated, held=result.held, retained=result.retained,
-            collected=result.collected, accounts=result.accounts,
-            rounds=({"growth": result.growth, "held": result.held, "retained": result.retained},),
-            blocks=self._take_blocks(), message=announce(result) if failed else "", hints=tuple(hints(result)),
-            reason=settings.reason, worker=self._worker, seconds=result.seconds, pins=tuple(pins),
+    def note(self, item: pytest.Item, settings: Settings, result: Result, *, judged: bool = True) -> Record:
+        """Put what was found on `item` where reports find it; return it."""
+        record = make_record(
+            item, settings, result, judged=judged, blocks=self._take_blocks(), worker=self._worker
         )  # fmt: skip
+        return attach(item, record)
 
-    def _not_judged(self, item: pytest.Item, settings: Settings, why: str) -> Record:
-        from pytest_rssguard.ledger import booked
-
-        return Record(
-            nodeid=item.nodeid, outcome=Outcome.NOT_JUDGED, judged=False, tolerance=settings.limit.tolerance,
-            rss_untrimmed=0, rss_before=0, rss_after=0, rss_settled=0, growth=0, allocated=None, held=0, retained=0,
-            collected=0, accounts=booked(0, {}), blocks=self._take_blocks(), message=f"not judged: {why}",
-            reason=settings.reason, worker=self._worker,
-        )  # fmt: skip
-
-    @staticmethod
-    def _note(item: pytest.Item, record: Record) -> None:
-        """Put the record where reports find it; a rerun replaces the one before."""
-        item.user_properties[:] = [each for each in item.user_properties if each[0] != PROPERTY]
-        item.user_properties.append((PROPERTY, record.dumps()))
+    def note_unjudged(self, item: pytest.Item, settings: Settings, why: str) -> None:
+        """Put on `item` that its own failure or skip stands."""
+        attach(item, make_unjudged(item, settings, why, blocks=self._take_blocks(), worker=self._worker))
 
 
-def _set_current_test(item: pytest.Item) -> None:
-    """Set PYTEST_CURRENT_TEST as pytest will inside our measurement: else its longer text reads as 64-112 B held."""
-    os.environ["PYTEST_CURRENT_TEST"] = f"{item.nodeid} (call)".replace("\x00", "(null)")
+def attach(item: pytest.Item, record: Record) -> Record:
+    """Put the record on `item` as properties; a rerun replaces the one before."""
+    names = {PROPERTY, *(f"{PROPERTY}_{name}" for name in _FLAT)}
+    item.user_properties[:] = [each for each in item.user_properties if each[0] not in names]
+    line = record.dumps()
+    item.user_properties.append((PROPERTY, line))
+    flat = (record.outcome.value, record.growth, record.held, record.retained)
+    item.user_properties.extend((f"{PROPERTY}_{name}", value) for name, value in zip(_FLAT, flat, strict=True))
+    return record

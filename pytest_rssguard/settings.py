@@ -5,7 +5,7 @@ Precedence: built-in < ini < command line < marker; among markers the closest no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
@@ -16,18 +16,28 @@ from pytest_rssguard.units import parse_size
 ARGUMENTS: Final = ("tolerance", "trim", "retained", "rounds", "warmup", "within", "scope", "reason")
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off"}
-_LATER: Final = "a later version; this one measures one run of the test body"
+#: Fewer rounds do not tell first-use cost from a leak of a few bytes.
+_ROUNDS_FOR_ZERO: Final = 3
+_MOST_ROUNDS: Final = 10_000
+_LONGEST_WAIT: Final = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How one test is guarded. Sizes in bytes, `scale` is a factor on the tolerance."""
+    """How one test is guarded. Sizes in bytes, `scale` is a factor on the tolerance, `within` are seconds.
+
+    `whole_test`: scope="test".
+    """
 
     tolerance: int = 4 << 20
     trim: bool = False
     retained: Retained | int = Retained.FAIL
     reason: str | None = None
     scale: float = 1.0
+    rounds: int = 1
+    warmup: int = 0
+    within: float = 0.0
+    whole_test: bool = False
 
     @property
     def limit(self) -> Limit:
@@ -44,8 +54,22 @@ class Settings:
 
     def with_arguments(self, arguments: Mapping[str, object]) -> Self:
         """Return these settings with every argument that is not None put in its place. Raises on a bad one."""
-        values = validate(arguments)
-        return replace(self, **values)
+        found = replace(self, **validate(arguments))
+        if found.whole_test:
+            for name, neutral in (("rounds", 1), ("warmup", 0)):
+                if arguments.get(name) not in {None, neutral}:
+                    raise SettingError(
+                        name=name, given=arguments[name], accepted=f'{neutral} with scope="test"',
+                        advice='a test with its fixtures runs once; scope="body" can be repeated',
+                    )  # fmt: skip
+            found = replace(found, rounds=1, warmup=0)
+        if not found.tolerance and found.rounds < _ROUNDS_FOR_ZERO:
+            raise SettingError(
+                name="tolerance", given=arguments.get("tolerance", 0),
+                accepted=f"more than 0 bytes, or rounds={_ROUNDS_FOR_ZERO} or more with it",
+                advice='one round cannot tell first-use cost from a leak; "64 KiB" is above all noise',
+            )  # fmt: skip
+        return found
 
 
 def validate(arguments: Mapping[str, object]) -> dict[str, Any]:
@@ -60,29 +84,38 @@ def validate(arguments: Mapping[str, object]) -> dict[str, Any]:
     for name, value in arguments.items():
         if value is None:
             continue
-        if name == "tolerance":
-            values[name] = _tolerance(value)
-        elif name == "trim":
-            values[name] = parse_flag(value, name=name)
-        elif name == "retained":
-            values[name] = parse_retained(value)
-        elif name == "reason":
-            if not isinstance(value, str):
-                raise SettingError(name=name, given=value, accepted="a text")
-            values[name] = value
-        else:
-            _reject_later(name, value)
+        values.update(_READERS[name](value))
     return values
 
 
-def _tolerance(value: object) -> int:
-    size = parse_size(value, name="tolerance")
-    if size == 0:
-        raise SettingError(
-            name="tolerance", given=value, accepted="more than 0 bytes",
-            advice='0 needs repeated rounds, which are not yet available; "64 KiB" is above all noise',
-        )  # fmt: skip
-    return size
+def _count(value: object, *, name: str, least: int) -> int:
+    """Return a whole number, as Python, ini files or the command line write it."""
+    number = int(value) if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() else value
+    if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= _MOST_ROUNDS:
+        raise SettingError(name=name, given=value, accepted=f"a whole number from {least} to {_MOST_ROUNDS}")
+    return number
+
+
+def _seconds(value: object) -> float:
+    try:
+        seconds = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else -1.0
+    except (ValueError, OverflowError):
+        seconds = -1.0
+    if not 0 <= seconds <= _LONGEST_WAIT:
+        raise SettingError(name="within", given=value, accepted=f"seconds from 0 to {_LONGEST_WAIT}, such as 1.5")
+    return seconds
+
+
+def _scope(value: object) -> bool:
+    if value not in ("body", "test"):
+        raise SettingError(name="scope", given=value, accepted='"body" (the test function alone) or "test" (its fixtures too)')
+    return value == "test"
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise SettingError(name="reason", given=value, accepted="a text")
+    return value
 
 
 def parse_flag(value: object, *, name: str) -> bool:
@@ -117,14 +150,16 @@ def parse_scale(value: object) -> float:
     return scale
 
 
-def _reject_later(name: str, value: object) -> None:
-    """Refuse what is not yet available; its neutral value is accepted."""
-    neutral: Mapping[str, object] = {"rounds": 1, "warmup": 0, "within": 0, "scope": "body"}
-    if isinstance(value, bool) or value != neutral[name]:
-        raise SettingError(
-            name=name, given=value, accepted=f"{neutral[name]!r}",
-            advice=f"anything else is not yet available: it comes with {_LATER}",
-        )  # fmt: skip
+_READERS: Final[Mapping[str, Callable[[object], dict[str, Any]]]] = {
+    "tolerance": lambda value: {"tolerance": parse_size(value, name="tolerance")},
+    "trim": lambda value: {"trim": parse_flag(value, name="trim")},
+    "retained": lambda value: {"retained": parse_retained(value)},
+    "rounds": lambda value: {"rounds": _count(value, name="rounds", least=1)},
+    "warmup": lambda value: {"warmup": _count(value, name="warmup", least=0)},
+    "within": lambda value: {"within": _seconds(value)},
+    "scope": lambda value: {"whole_test": _scope(value)},
+    "reason": lambda value: {"reason": _text(value)},
+}
 
 
 def marker_arguments(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:

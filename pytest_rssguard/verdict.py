@@ -6,19 +6,22 @@ from pytest_rssguard.ledger import held, retained
 from pytest_rssguard.model import Account, Evidence, Limit, Outcome, Verdict
 
 
-def judge(evidence: Evidence, limit: Limit) -> Verdict:  # noqa: PLR0911 - one return a rule
-    """Return what `evidence` means against `limit`. Monotone: a larger tolerance never turns a pass into a failure."""
+def judge(evidence: Evidence, limit: Limit, *, leaks: bool = True) -> Verdict:  # noqa: PLR0911 - one return a rule
+    """Return what `evidence` means against `limit`. Monotone: a larger tolerance never turns a pass into a failure.
+
+    `leaks`: whether it may be a leak; not where another round of the same body held nothing.
+    """
     tolerance = limit.tolerance
     holds = held(evidence.accounts)
     mapped = max(0, evidence.accounts[Account.MAPPED] or 0)
     over = evidence.growth > tolerance and evidence.growth_untrimmed > tolerance
-    if evidence.allocated is not None and holds > tolerance and evidence.allocated > tolerance:
+    if leaks and evidence.allocated is not None and holds > tolerance and evidence.allocated > tolerance:
         decided_by_mapped = holds - mapped <= tolerance or evidence.allocated - evidence.allocated_mapped <= tolerance
         if evidence.private_allocators and decided_by_mapped:
             return Verdict(outcome=Outcome.UNMEASURABLE, why="private allocator")
         if holds - evidence.held_slack > tolerance:
             return Verdict(outcome=Outcome.LEAKED, masked=evidence.growth <= tolerance)
-        return Verdict(outcome=Outcome.UNMEASURABLE, why="the heap could not be walked")
+        return Verdict(outcome=Outcome.UNMEASURABLE, why=evidence.slack_why or "the heap could not be walked")
     if evidence.blind:
         return Verdict(outcome=Outcome.UNMEASURABLE, why=evidence.blind)
     kept = retained(evidence.accounts)

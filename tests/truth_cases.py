@@ -21,6 +21,7 @@ from typing import Any
 
 from pytest_rssguard.api import process_guard
 from pytest_rssguard.model import Account, Limit
+from pytest_rssguard.span import Plan
 
 MIB = 1 << 20
 LIBC = ctypes.CDLL(None)
@@ -341,7 +342,7 @@ def run(name: str) -> dict[str, Any]:
     case = CASES[name]
     guard = process_guard()
     case.prepare()
-    span = guard.begin(Limit(tolerance=4 * MIB), trim=case.trim)
+    span = guard.begin(Limit(tolerance=4 * MIB), Plan(trim=case.trim))
     case.body()
     result = guard.end(span)
     case.cleanup()

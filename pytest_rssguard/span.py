@@ -1,0 +1,42 @@
+"""One measurement under way: how it is taken, and where it stands."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from pytest_rssguard.model import Census, Limit
+from pytest_rssguard.probe import Slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How one measurement is taken.
+
+    `trim`: purge the allocators before the judged reading too. `census`: take one at the baseline as well, for accounts
+    that are exact at both ends. `within`: seconds in which what is still there may go. `purge`: trim before the baseline;
+    `release`: trim after a verdict "retained", to see what comes back (a later round of the same test must not find the
+    heap trimmed in between).
+    """
+
+    trim: bool = False
+    census: bool = False
+    within: float = 0.0
+    purge: bool = True
+    release: bool = True
+
+
+class Span:
+    """One measurement under way: its two slots, its limit, and what was true when it began."""
+
+    __slots__ = ("after", "before", "bias", "limit", "modules", "own_bytes", "plan", "rss", "slots", "then", "thread")
+
+    def __init__(self, limit: Limit, plan: Plan, *, slots: tuple[Slot, Slot] | None) -> None:
+        self.limit, self.plan = limit, plan
+        self.slots = slots  # kept whole: a new pair after the baseline would be a live block more
+        self.before: Slot | None = slots[0] if slots else None
+        self.after: Slot | None = slots[1] if slots else None
+        self.modules: list[str] = []
+        self.then: Census | None = None
+        self.own_bytes = self.rss = self.bias = 0
+        self.thread = threading.get_ident()
