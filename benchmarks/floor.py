@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from pytest_rssguard.guard import collect_garbage, collect_young
+from pytest_rssguard.interpreter import collect_garbage, collect_young
 
 _STATISTICS: Final = 16384
 _SMAPS: Final = 1 << 19

@@ -72,6 +72,8 @@ def explain(result: Result, *, nodeid: str = "", reason: str | None = None) -> I
     if result.collected:
         yield f"          ({format_change(-result.collected)} by garbage collection)"
     yield from ledger_lines(result)
+    if result.rounds:
+        yield from _wrap("rounds    ", tell_rounds(result))
     yield from _proof(result)
     yield from _places(result)
     advice = [*hints(result)]
@@ -263,6 +265,32 @@ def _accept(result: Result) -> str:
     enough = max(result.growth, result.held)
     megabytes = -(-enough * 5 // 4 >> 20)
     return f'tolerance="{megabytes}MB" on the marker, if this growth is intended'
+
+
+def tell_rounds(result: Result) -> str:
+    """Return what several rounds say together: "every one of 5 rounds leaked 2,064 B in 1 block"."""
+    rounds, outcome = result.rounds, result.verdict.outcome
+    decides = f"; round {result.decided} decides" if len({(each.growth, each.held) for each in rounds}) > 1 else ""
+    if outcome is Outcome.LEAKED:
+        sizes = [each.held for each in rounds]
+        blocks = rounds[result.decided - 1].blocks
+        if blocks is None:
+            blocks = next((each.blocks for each in rounds if each.blocks is not None and each.held == min(sizes)), None)
+        counted = f" in {blocks:,} block{'s' if blocks > 1 else ''}" if blocks and blocks > 0 else ""
+        least, most = _exact(min(sizes)), _exact(max(sizes))
+        if least == most:
+            return f"every one of {len(rounds)} rounds leaked {least}{counted}"
+        return f"every one of {len(rounds)} rounds leaked: {least}{counted} at least, {most} at most{decides}"
+    growths = [each.growth for each in rounds]
+    over = [number for number, growth in enumerate(growths, 1) if growth > result.limit.tolerance]
+    if outcome is Outcome.RETURNED and over == [1]:
+        return f"round 1 {format_change(growths[0])}, then {format_change(max(growths[1:]))}: first-use cost, not a leak"
+    shown = ", ".join(format_change(growth) for growth in growths[:8]) + (", …" if len(growths) > 8 else "")
+    return f"{len(rounds)} rounds grew by {shown}{decides}"
+
+
+def _exact(size: int) -> str:
+    return f"{size:,} B" if abs(size) < 100_000 else format_size(size)
 
 
 def _wrap(label: str, text: str) -> Iterator[str]:

@@ -5,7 +5,6 @@ Knows nothing of pytest. It returns values; who calls it raises, prints or fails
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
 import time
@@ -18,56 +17,23 @@ from pytest_rssguard import ledger
 from pytest_rssguard.arenas import HEAP_MAX
 from pytest_rssguard.conclusion import Knowledge, Readings, conclude
 from pytest_rssguard.errors import UnreadableError
+from pytest_rssguard.interpreter import clear_type_cache, collect_garbage, collect_young, drop_last_exception
 from pytest_rssguard.model import Basis, Census, Limit, Outcome, Snapshot, Verdict
 from pytest_rssguard.probe import LinuxProbe, Slot
 from pytest_rssguard.result import Released, Result
 from pytest_rssguard.self_census import SelfCensus
-from pytest_rssguard.span import Plan, Span
+from pytest_rssguard.span import Held, Plan, Span
 
 #: Below this tolerance a young collection is not enough: it leaves some 150 B more than a full one.
 _FINE: Final = 64 << 10
+#: A round that moved less than this is decoded when all rounds are over: decoding itself takes and gives back arenas of
+#: Python's, and the next round would find 200-300 KiB less resident (measured with json bodies at tolerance 0).
+_COARSE: Final = 1 << 20
 #: Module names are remembered only while their list stays well under 64 KiB (docs/design.md, "Hot and cold").
 _MOST_MODULES: Final = 4096
 #: The first and the longest pause between two looks within `within`, in seconds.
 _FIRST_PAUSE: Final = 0.002
 _LONGEST_PAUSE: Final = 0.25
-_LAST: Final = ("last_type", "last_value", "last_traceback", "last_exc")
-
-
-def drop_last_exception() -> None:
-    """Forget the last failure that Python keeps for post-mortem debugging: it pins that test's locals.
-
-    Measured: without this a failing test with 48 MiB of locals hides a 48 MiB leak of the next test completely.
-    """
-    for name in _LAST:
-        if hasattr(sys, name):
-            delattr(sys, name)
-
-
-def collect_garbage() -> None:
-    """Collect until nothing is found, at most 10 times: a chain of __del__ needed 4 passes."""
-    for _ in range(10):
-        if not gc.collect():
-            return
-
-
-def collect_young(*, alone: bool) -> None:
-    """Collect what the body can have left, at a cost that does not grow with the process: generations 0 and 1.
-
-    A full collection also empties CPython's free lists of dicts, tuples and the like, and the baseline has made one:
-    without that here, what a body took and gave back reads as 500-900 B live. So the survivors, all of them in the oldest
-    generation now, are set aside for one full collection of nothing, where nobody can notice: no other thread
-    (`alone`), and nothing frozen by the program.
-    """
-    gc.collect(1)
-    if alone and not gc.get_freeze_count():
-        gc.freeze()
-        try:
-            gc.collect()
-        finally:
-            gc.unfreeze()
-
-
 _PLAIN: Final = Plan()
 
 
@@ -123,9 +89,9 @@ class Guard:
                 drop_last_exception()
                 collect_garbage()
                 self._census.take()  # once for the pages that taking one touches
-                span.then = self._census.take()
+                span.then = self._census.take().slim()
             span.before.finished = 0
-            self._settle(span.before, thorough=True, trim=plan.purge)
+            self._settle(span.before, thorough=True, fine=limit.tolerance < _FINE, trim=plan.purge)
             span.before.finished = time.perf_counter_ns()
             probe.read(span.before)
         except BaseException:
@@ -157,27 +123,75 @@ class Guard:
         try:
             if span.before is None or span.after is None or self._census is None:
                 return self._blind_result(span, self.blind)
-            return self._end(span, span.before, span.after, self._census)
+            self._read_end(span, span.before, span.after)
+            return self._conclude(span, span.before, span.after, self._census)
         except (OSError, UnreadableError) as error:
             return self._blind_result(span, f"/proc stopped answering: {error}")
         finally:
             self._close(span)  # not before the reading: a list that shrinks or grows is 32 bytes
 
-    def _end(self, span: Span, before: Slot, after: Slot, census: SelfCensus) -> Result:
-        # hot until the counters are compared: allocates nothing that outlives the call
+    def pause(self, span: Span) -> Result | Held:
+        """End one round of several. A round that moved little is only read: `resolve` or `drop` it when all are over."""
+        if span.after is not None:
+            span.after.finished = time.perf_counter_ns()
+        self._check(span)
+        held = None
+        try:
+            if span.before is None or span.after is None or self._census is None:
+                return self._blind_result(span, self.blind)
+            self._read_end(span, span.before, span.after)
+            old, new = self.probe.counters(span.before), self._counters(span, span.after)
+            if _moved(old, new) > max(span.limit.tolerance, _COARSE):
+                return self._conclude(span, span.before, span.after, self._census)
+            if span.then is not None:
+                span.now = self._census.take().slim()
+            span.own_after = self.probe.own_bytes
+            held = Held(span=span, growth=new.rss - old.rss, held=ledger.allocator_growth(old, new))
+        except (OSError, UnreadableError) as error:
+            return self._blind_result(span, f"/proc stopped answering: {error}")
+        else:
+            return held
+        finally:
+            self._open.pop()
+            if held is None and span.slots is not None:
+                self._spare.append(span.slots)
+
+    def resolve(self, held: Held) -> Result:
+        """Decode what `pause` has read, and judge it on the counters. Once only."""
+        span = held.span
+        assert span.before is not None
+        assert span.after is not None
+        try:
+            old, new = self.probe.decode(span.before), self._decode(span, span.after)
+            return self._result(span, span.before, span.after, old, new, None)
+        except UnreadableError as error:
+            return self._blind_result(span, f"/proc stopped answering: {error}")
+        finally:
+            self.drop(held)
+
+    def drop(self, held: Held) -> None:
+        """Give back what `pause` has kept."""
+        if held.span.slots is not None:
+            self._spare.append(held.span.slots)
+
+    def _read_end(self, span: Span, before: Slot, after: Slot) -> None:
+        # hot: allocates nothing that outlives the call
         probe, tolerance = self.probe, span.limit.tolerance
         thorough = tolerance < _FINE
         after.rss_at_once = probe.rss()
-        self._settle(after, thorough=thorough, trim=span.plan.trim, alone=before.threads == 1)
+        self._settle(after, thorough=thorough, fine=thorough, trim=span.plan.trim, alone=before.threads == 1)
         probe.read(after)
         if self._suspicious(span, before, after, tolerance) and not thorough:
             self._settle(after, thorough=True, trim=span.plan.trim)
             probe.read(after)
         if span.plan.within:
             self._wait(span, before, after)
+
+    def _conclude(self, span: Span, before: Slot, after: Slot, census: SelfCensus) -> Result:
+        probe, tolerance = self.probe, span.limit.tolerance
         old, new = probe.counters(before), self._counters(span, after)
         taken: Census | None = None
-        told = self.probe.pools.active or self.probe.pools.objects_in_malloc
+        told = probe.pools.active or probe.pools.objects_in_malloc
         if told and (span.then is not None or _moved(old, new) > tolerance):
             taken = census.take()
         if taken is not None or new.rss != old.rss or self._suspicious(span, before, after, min(_FINE, tolerance)):
@@ -193,7 +207,7 @@ class Guard:
         while self._waits(span, before, after) and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(pause, left))
             pause = min(2 * pause, _LONGEST_PAUSE)
-            self._settle(after, thorough=True, trim=span.plan.trim)
+            self._settle(after, thorough=True, fine=span.limit.tolerance < _FINE, trim=span.plan.trim)
             self.probe.read(after)
 
     def _waits(self, span: Span, before: Slot, after: Slot) -> bool:
@@ -221,7 +235,7 @@ class Guard:
 
     def _counters(self, span: Span, slot: Slot) -> Snapshot:
         """Decode the counters, without what is our own: buffers that grew since the baseline, and the bias."""
-        own = self.probe.own_bytes - span.own_bytes
+        own = (self.probe.own_bytes if span.own_after is None else span.own_after) - span.own_bytes
         snapshot = self.probe.counters(slot)
         if own:
             snapshot = replace(snapshot, rss=snapshot.rss - own, own=own)
@@ -230,8 +244,10 @@ class Guard:
             snapshot = replace(snapshot, pools=pools)
         return snapshot
 
-    def _settle(self, slot: Slot, *, thorough: bool, trim: bool, alone: bool = False) -> None:
+    def _settle(self, slot: Slot, *, thorough: bool, trim: bool, alone: bool = False, fine: bool = False) -> None:
         drop_last_exception()
+        if fine:
+            clear_type_cache()
         if thorough:
             collect_garbage()
         else:
@@ -266,7 +282,8 @@ class Guard:
             verdict=found.verdict, evidence=found.evidence, limit=span.limit, trim=span.plan.trim,
             basis=Basis.CENSUS if readings.closes else Basis.COUNTERS, accounts=found.evidence.accounts,
             rss_untrimmed=old.rss + found.hole, rss_before=old.rss, rss_after=at_once, rss_settled=new.rss,
-            collected=collected, allocated=found.evidence.allocated, census=taken, then=span.then, before=old, after=new,
+            collected=collected, allocated=found.evidence.allocated, census=taken, then=span.then, now=span.now,
+            before=old, after=new,
             private_allocators=found.evidence.private_allocators, released=released,
             modules=tuple(set(sys.modules).difference(span.modules)) if span.modules else (),
             seconds=seconds,

@@ -19,6 +19,7 @@ from pytest_rssguard.model import (
     Account,
     Census,
     Kind,
+    MallocStats,
     Piece,
     Region,
     Snapshot,
@@ -293,6 +294,7 @@ def by_census(
     now = totals(after, census)
     if then is not None:
         stood = totals(before, then)
+        _add_own(stood, before.malloc, then.malloc)
         if trimmed:
             stood[Account.TRIMMABLE] = 0  # the baseline trim came after that census
     else:
@@ -309,6 +311,16 @@ def by_census(
             for account, size in now.items()
         },
     )
+
+
+def _add_own(stood: dict[Account, int | None], now: MallocStats | None, then: MallocStats | None) -> None:
+    """Add what taking the census itself has left in malloc by the time of the baseline's counters."""
+    if now is None or then is None or now.tcache is None or then.tcache is None or stood[Account.MALLOC_LIVE] is None:
+        return
+    cached = now.tcache - then.tcache
+    live = now.uordblks + now.hblkhd - then.uordblks - then.hblkhd - cached
+    for account, size in ((Account.MALLOC_LIVE, live), (Account.TCACHE, cached), (Account.PINNED, -live - cached)):
+        stood[account] = (stood[account] or 0) + size
 
 
 def _stood(before: Snapshot, after: Snapshot, census: Census, now: Mapping[Account, int | None]) -> dict[Account, int | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Protocol
 
@@ -261,6 +261,15 @@ class Census:
     def closes(self) -> bool:
         """Whether the walk agrees with the allocators' own counters."""
         return not self.problems
+
+    @property
+    def live_blocks(self) -> int:
+        """Live blocks of malloc, those with a mapping of their own among them."""
+        return sum(heap.live_blocks for heap in self.heaps) + self.chunks
+
+    def slim(self) -> Census:
+        """Return what sums need of it: nothing that takes more than 512 bytes, and so none of malloc's memory."""
+        return replace(self, heaps=tuple(replace(heap, pins={}) for heap in self.heaps), pieces=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Final
 import pytest
 
 from pytest_rssguard.api import announce, message
+from pytest_rssguard.explain import tell_rounds
 from pytest_rssguard.hints import hints
 from pytest_rssguard.ledger import booked
 from pytest_rssguard.model import Outcome
@@ -34,7 +35,7 @@ def make_record(
         rss_before=result.rss_before, rss_after=result.rss_after, rss_settled=result.rss_settled,
         growth=result.growth, allocated=result.allocated, held=result.held, retained=result.retained,
         collected=result.collected, accounts=result.accounts, rounds=tuple(rounds) or (one,), blocks=blocks,
-        message=announce(result) if failed else "", hints=tuple(hints(result)), reason=settings.reason, worker=worker,
+        message=announce(result) if failed else "", hints=tuple(_told(result)), reason=settings.reason, worker=worker,
         seconds=result.seconds, pins=tuple(pins),
         released=(result.released.predicted, result.released.observed) if result.released else None,
         mappings=tuple(_mappings(result)) if failed else (),
@@ -54,6 +55,13 @@ def make_unjudged(
         collected=0, accounts=booked(0, {}), blocks=blocks, message=f"not judged: {why}", reason=settings.reason,
         worker=worker, file=path, line=None if line is None else line + 1,
     )  # fmt: skip
+
+
+def _told(result: Result) -> Iterator[str]:
+    """Yield the hints; of a body that passed in the end, what its first round cost."""
+    if result.rounds and result.verdict.outcome is Outcome.RETURNED and result.rounds[0].growth > result.limit.tolerance:
+        yield tell_rounds(result)
+    yield from hints(result)
 
 
 def _mappings(result: Result) -> Iterator[tuple[str, int, int]]:

@@ -46,6 +46,8 @@ class Result:
     census: Census | None = None
     #: The census at the baseline, where one was asked for.
     then: Census | None = None
+    #: The census after the last of several rounds, where it only counts blocks.
+    now: Census | None = None
     before: Snapshot | None = None
     after: Snapshot | None = None
     private_allocators: tuple[str, ...] = ()

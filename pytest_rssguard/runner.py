@@ -11,9 +11,8 @@ from pytest_rssguard.api import process_guard
 from pytest_rssguard.calibration import call_bias
 from pytest_rssguard.errors import RssGuardError
 from pytest_rssguard.guard import Guard
-from pytest_rssguard.model import Outcome
+from pytest_rssguard.keeping import Rounds
 from pytest_rssguard.result import Result
-from pytest_rssguard.rounds import decide
 from pytest_rssguard.session import Session
 from pytest_rssguard.settings import Settings
 from pytest_rssguard.span import Plan, Span
@@ -67,13 +66,13 @@ class Runner:
     def _repeated(self, item: pytest.Item, settings: Settings) -> Generator[None, object, object]:
         """Run the body `warmup` + `rounds` times: first through pytest, then by item.runtest()."""
         guard = self._prepare(item)
-        results: list[Result] = []
+        rounds = Rounds(guard, settings)
         value: object = None
         for number in range(1 - settings.warmup, settings.rounds + 1):
             first = number == 1 - settings.warmup
             span = None
             if number > 0:
-                span = guard.begin(settings.limit, _round_plan(settings, number, results), bias=self._bias or 0 if first else 0)
+                span = guard.begin(settings.limit, rounds.plan(number), bias=self._bias or 0 if first else 0)
             try:
                 if first:
                     value = yield
@@ -82,6 +81,7 @@ class Runner:
             except BaseException as error:
                 if span is not None:
                     guard.cancel(span)
+                rounds.drop()
                 if not first:
                     error.add_note(f"rssguard: in {_round_name(settings, number)}")
                 self._session.note_unjudged(item, settings, f"{type(error).__name__} in {_round_name(settings, number)}")
@@ -89,11 +89,12 @@ class Runner:
             if getattr(item, "_excinfo", None):
                 if span is not None:
                     guard.cancel(span)
+                rounds.drop()
                 self._session.note_unjudged(item, settings, f"its own failure in {_round_name(settings, number)}")
                 return value
             if span is not None:
-                results.append(guard.end(span))
-        self._finish(item, settings, decide(results))
+                rounds.add(number, guard.pause(span))
+        self._finish(item, settings, rounds.decide())
         return value
 
     def _finish(self, item: pytest.Item, settings: Settings, result: Result) -> None:
@@ -152,18 +153,6 @@ class Runner:
             funcargs.clear()  # pytest keeps fixture values until after the report of this phase
         self._finish(item, settings, guard.end(span))
         return value
-
-
-def _round_plan(settings: Settings, number: int, results: list[Result]) -> Plan:
-    """Return how round `number` is taken: only the first finds a trimmed heap, only the last is looked at from both ends."""
-    last = number == settings.rounds
-    return Plan(
-        trim=settings.trim,
-        within=settings.within,
-        purge=number == 1,
-        release=last,
-        census=last and number > 1 and all(each.verdict.outcome is not Outcome.RETURNED for each in results),
-    )
 
 
 def _round_name(settings: Settings, number: int) -> str:

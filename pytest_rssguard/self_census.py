@@ -54,18 +54,20 @@ class SelfCensus:
     def _through_copy(self) -> Census:
         probe = self._probe
         notes = []
+        cached = -1
         if probe.malloc.active:
+            cached = probe.malloc.settle_tcache()
             notes += probe.malloc.notes(self._view)
         if probe.pools.active:
             notes += probe.pools.notes()
         with self._freezer.frozen(notes) as pid, Image(pid, proc=probe.proc) as image:
-            return self._take(image, read_regions(f"{probe.proc}/{pid}/smaps"), self._noted())
+            return self._take(image, read_regions(f"{probe.proc}/{pid}/smaps"), self._noted(cached))
 
-    def _noted(self) -> MallocStats | None:
+    def _noted(self, cached: int) -> MallocStats | None:
         if not self._probe.malloc.active:
             return None
         words = memoryview(self._view[: 8 * glibc.WORDS].tobytes()).cast("Q")
-        return replace(glibc.parse_mallinfo(words), tcache=None)
+        return replace(glibc.parse_mallinfo(words), tcache=None if cached < 0 else cached)
 
     def _take(self, image: Image, regions: Collection[Region], malloc: MallocStats | None, slack: int = 0) -> Census:
         pools = self._probe.pools

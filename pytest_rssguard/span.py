@@ -29,7 +29,21 @@ class Plan:
 class Span:
     """One measurement under way: its two slots, its limit, and what was true when it began."""
 
-    __slots__ = ("after", "before", "bias", "limit", "modules", "own_bytes", "plan", "rss", "slots", "then", "thread")
+    __slots__ = (
+        "after",
+        "before",
+        "bias",
+        "limit",
+        "modules",
+        "now",
+        "own_after",
+        "own_bytes",
+        "plan",
+        "rss",
+        "slots",
+        "then",
+        "thread",
+    )
 
     def __init__(self, limit: Limit, plan: Plan, *, slots: tuple[Slot, Slot] | None) -> None:
         self.limit, self.plan = limit, plan
@@ -38,5 +52,16 @@ class Span:
         self.after: Slot | None = slots[1] if slots else None
         self.modules: list[str] = []
         self.then: Census | None = None
+        self.now: Census | None = None
+        self.own_after: int | None = None
         self.own_bytes = self.rss = self.bias = 0
         self.thread = threading.get_ident()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """One round that was read and not yet decoded, by its counters: RSS growth and live memory, in bytes."""
+
+    span: Span
+    growth: int
+    held: int

@@ -16,21 +16,21 @@ pytest_plugins = ["pytester"]
 NATIVE: Final = '''
 import ctypes
 
-_libc = ctypes.CDLL(None)
-_libc.malloc.restype = ctypes.c_void_p
-_libc.malloc.argtypes = [ctypes.c_size_t]
-_libc.free.argtypes = [ctypes.c_void_p]
-_libc.free.restype = None
-_libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
-_libc.memset.restype = ctypes.c_void_p
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+libc.free.restype = None
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+libc.memset.restype = ctypes.c_void_p
 MB = 1 << 20
 
 
 def block(size):
     """A touched block of malloc's."""
-    pointer = _libc.malloc(size)
+    pointer = libc.malloc(size)
     assert pointer
-    _libc.memset(pointer, 1, size)
+    libc.memset(pointer, 1, size)
     return pointer
 
 
@@ -44,7 +44,7 @@ def retain(megabytes):
     blocks = [block(65536) for _ in range(megabytes * 16)]
     plug = block(65536)
     for pointer in blocks:
-        _libc.free(pointer)
+        libc.free(pointer)
     return plug
 
 
@@ -52,7 +52,7 @@ def pin(megabytes):
     """Free all but every second of many small blocks: free bytes on pages that nothing can give back."""
     pairs = [(block(1000), block(1000)) for _ in range(megabytes * 1000)]
     for pointer, _ in pairs:
-        _libc.free(pointer)
+        libc.free(pointer)
 
 
 def fill(megabytes):
@@ -63,7 +63,7 @@ def fill(megabytes):
 
 def churn(megabytes):
     """Take one block and give it back at once."""
-    _libc.free(block(megabytes * MB))
+    libc.free(block(megabytes * MB))
 '''
 
 Inner = Callable[..., pytest.RunResult]

@@ -29,12 +29,13 @@ BAD_MARKERS: Final = {
     'trim="perhaps"': "trim='perhaps': expected True or False",
     "trim=2": "trim=2: expected True or False",
     "reason=1": "reason=1: expected a text",
-    "rounds=3": "rounds=3: expected 1; anything else is not yet available",
-    "warmup=1": "warmup=1: expected 0; anything else is not yet available",
-    "within=0.5": "within=0.5: expected 0; anything else is not yet available",
-    'scope="test"': "scope='test': expected 'body'; anything else is not yet available",
-    'scope="galaxy"': "scope='galaxy': expected 'body'",
-    "rounds=True": "rounds=True: expected 1",
+    "rounds=0": "rounds=0: expected a whole number from 1 to 10000",
+    "warmup=-1": "warmup=-1: expected a whole number from 0 to 10000",
+    "within='soon'": "within='soon': expected seconds from 0 to 3600",
+    'scope="galaxy"': "scope='galaxy': expected \"body\"",
+    'scope="test", rounds=2': 'rounds=2: expected 1 with scope="test"',
+    "tolerance=0, rounds=2": "tolerance=0: expected more than 0 bytes, or rounds=3 or more with it",
+    "rounds=True": "rounds=True: expected a whole number",
 }
 OPTIONS: Final = (
     ("--rssguard-tolerance=4 parsecs", "--rssguard-tolerance='4 parsecs': expected a size such as"),
@@ -51,11 +52,11 @@ INI: Final = (
     ("rssguard_unmeasurable = shrug", "ini rssguard_unmeasurable='shrug': expected warn, fail or skip"),
 )
 LATER_OPTIONS: Final = (
-    "--rssguard-all", "--rssguard-judge-all", "--rssguard-isolate", "--rssguard-why", "--rssguard-rounds=3",
+    "--rssguard-all", "--rssguard-judge-all", "--rssguard-isolate", "--rssguard-why",
     "--rssguard-md=x.md", "--rssguard-html=x.html", "--rssguard-log=x.log", "--rssguard-baseline=x",
     "--rssguard-update=new", "--rssguard-candidate=x.json",
 )  # fmt: skip
-LATER_INI: Final = ("rounds = 3", "warmup = 1", "within = 2", "all = true", "judge_all = true", "baseline = x")
+LATER_INI: Final = ("all = true", "judge_all = true", "baseline = x")
 
 
 def _told(result: pytest.RunResult) -> list[str]:
