@@ -46,7 +46,7 @@ class Guard:
         self._spare: list[tuple[Slot, Slot]] = []
         self._open: list[Span] = []
         #: All that our own trims have given back, in bytes: no more than that of the heaps' holes is our doing.
-        self._emptied = 0
+        self.emptied = 0
         self.blind = self.probe.why_not
         if not self.blind and sys.implementation.name != "cpython":
             self.blind = f"{sys.implementation.name}: its memory manager is not known here"
@@ -256,7 +256,8 @@ class Guard:
         if trim and self.probe.malloc.active:
             self.probe.malloc.purge()
 
-    def _knowledge(self) -> Knowledge:
+    def knowledge(self) -> Knowledge:
+        """Return what the allocators of this process can tell."""
         malloc, pools = self.probe.malloc, self.probe.pools
         blind = malloc.why_not if not malloc.active else ""
         if not pools.active and not pools.objects_in_malloc:
@@ -266,13 +267,13 @@ class Guard:
         )  # fmt: skip
 
     def _result(self, span: Span, first: Slot, slot: Slot, old: Snapshot, new: Snapshot, taken: Census | None) -> Result:
-        self._emptied += max(0, first.rss_collected - old.rss)
+        self.emptied += max(0, first.rss_collected - old.rss)
         readings = Readings(
-            old=old, new=new, taken=taken, then=span.then, trimmed=span.plan.purge, emptied=self._emptied
+            old=old, new=new, taken=taken, then=span.then, trimmed=span.plan.purge, emptied=self.emptied
         )  # fmt: skip
-        found = conclude(readings, span.limit, self._knowledge())
+        found = conclude(readings, span.limit, self.knowledge())
         if span.plan.trim:
-            self._emptied += max(0, slot.rss_collected - new.rss)
+            self.emptied += max(0, slot.rss_collected - new.rss)
         released = None
         at_once, collected = slot.rss_at_once - new.own, slot.rss_at_once - slot.rss_collected
         seconds = (slot.finished - first.finished) / 1e9
@@ -289,6 +290,10 @@ class Guard:
             seconds=seconds,
         )  # fmt: skip
 
+    def take_census(self) -> Census | None:
+        """Return a census of now; None where this process cannot be measured."""
+        return self._census.take() if self._census else None
+
     @staticmethod
     def _heaps(snapshot: Snapshot, taken: Census) -> int:
         spans = [heap.start & -HEAP_MAX for heap in taken.heaps if not heap.main]
@@ -304,7 +309,7 @@ class Guard:
         self.probe.malloc.purge()
         self.probe.read(slot)
         observed = judged - self._heaps(self.probe.decode(slot), taken)
-        self._emptied += max(0, observed)
+        self.emptied += max(0, observed)
         return Released(predicted=sum(heap.trimmable for heap in taken.heaps), observed=max(0, observed))
 
     def _blind_result(self, span: Span, why: str) -> Result:

@@ -16,6 +16,8 @@ MARKER = (
 )
 _FLAGS = (
     ("report", "print the table of measured tests in the terminal summary"),
+    ("all", "measure every test; those without a marker are reported, not judged"),
+    ("judge-all", "measure and judge every test, those without a marker at the default tolerance"),
     ("off", "measure nothing; markers and the fixture stay valid"),
     ("trim", "default for trim: also purge the allocators before the judged reading"),
 )
@@ -30,7 +32,7 @@ _VALUES = (
 SETTINGS = ("tolerance", "trim", "retained", "rounds", "warmup", "within")
 _ON_COMMAND_LINE = ("tolerance", "trim", "retained", "rounds")
 #: Named in the design, not yet built: asking for one is an error, never ignored.
-_LATER_FLAGS = ("all", "judge-all", "isolate", "why")
+_LATER_FLAGS = ("isolate", "why")
 _LATER_VALUES = ("md", "html", "log", "baseline", "update", "candidate")
 _INI = (
     ("tolerance", "default tolerance of rss_returns, such as 4MB"),
@@ -39,9 +41,11 @@ _INI = (
     ("rounds", "default for rounds: how often a guarded body runs, measured"),
     ("warmup", "default for warmup: how often it runs before that, unmeasured"),
     ("within", "default for within: seconds in which memory may still come back"),
+    ("all", "measure every test: true or false"),
+    ("judge_all", "measure and judge every test: true or false"),
     ("unmeasurable", "what a test that cannot be measured does: warn (default), fail or skip"),
 )
-_LATER_INI = ("all", "judge_all", "baseline")
+_LATER_INI = ("baseline",)
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -90,6 +94,28 @@ def _ini(config: pytest.Config, name: str) -> Any:  # noqa: ANN401 - an ini valu
 def wants_report(config: pytest.Config) -> bool:
     """Whether this run shows or writes a report."""
     return bool(config.getoption("rssguard_report") or config.getoption("rssguard_json"))
+
+
+def wants(config: pytest.Config, name: str) -> bool:
+    """Whether the flag `name` is set on the command line, or else in the ini file. Raises SettingError."""
+    if config.getoption(_dest(name)):
+        return True
+    value = _ini(config, name.replace("-", "_"))
+    if value is None:
+        return False
+    from pytest_rssguard.settings import parse_flag
+
+    return parse_flag(value, name=f"ini rssguard_{name.replace('-', '_')}")
+
+
+def wants_all(config: pytest.Config) -> bool:
+    """Whether every test is to be measured. Raises pytest.UsageError."""
+    try:
+        return wants(config, "all") or wants(config, "judge-all")
+    except ValueError as error:
+        import pytest
+
+        raise pytest.UsageError(str(error)) from None
 
 
 def base_settings(config: pytest.Config) -> Settings:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_rssguard.options import MARKER, SETTINGS, add_options, reject_later, wants_report
+from pytest_rssguard.options import MARKER, SETTINGS, add_options, reject_later, wants_all, wants_report
 
 if TYPE_CHECKING:
     from pytest_rssguard.api import Blocks
@@ -43,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
             unmeasurable_policy(config)
         except SettingError as error:
             raise pytest.UsageError(str(error)) from None
+    if wants_all(config):
+        _runner(config)
     if wants_report(config) and not hasattr(config, "workerinput"):
         from pytest_rssguard.reporting import Reporting
 
@@ -64,6 +66,7 @@ def _runner(config: pytest.Config) -> Runner:
         from pytest_rssguard.runner import Runner
 
         runner = config.stash[_RUNNER] = Runner(_session(config))
+        config.pluginmanager.register(runner, "rssguard-runner")
     return runner
 
 
@@ -76,6 +79,7 @@ def pytest_make_collect_report(
     problems: list[str] = []
     for item in report.result or ():
         if isinstance(item, pytest.Item) and item.get_closest_marker("rss_returns") is not None:
+            _runner(collector.config)
             problems += _session(collector.config).problems(item)
     if problems:
         report.outcome = "failed"
@@ -84,41 +88,26 @@ def pytest_make_collect_report(
     return report
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Begin to measure a whole test; validate markers once fixtures have added theirs."""
-    if item.get_closest_marker("rss_returns") is None:
-        value = yield
-    else:
-        value = yield from _runner(item.config).setup(item)
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Validate a marker that was added after collection, by a fixture too."""
     if item.get_closest_marker("rss_returns") is not None:
-        _session(item.config).check(item, begun=_runner(item.config).begun(item))
-    return value
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """End to measure a whole test."""
-    runner = item.config.stash.get(_RUNNER, None)
-    if runner is None:
-        return (yield)
-    return (yield from runner.teardown(item))
+        _runner(item.config).check(item)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Measure the body of a guarded test."""
-    if item.get_closest_marker("rss_returns") is None:
-        try:
-            return (yield)
-        finally:
-            session = item.config.stash.get(_SESSION, None)
-            if session is not None:
-                session.finish_blocks(item)
-    return (yield from _runner(item.config).call(item))
+    """Measure the body of a guarded test, or of every test where that is asked for."""
+    if item.get_closest_marker("rss_returns") is not None:
+        return (yield from _runner(item.config).call(item))
+    runner = item.config.stash.get(_RUNNER, None)
+    if runner is None:
+        return (yield)
+    return (yield from runner.call_unmarked(item))
 
 
 @pytest.fixture(scope="session")
 def rssguard(pytestconfig: pytest.Config) -> Blocks:
     """Guard or measure blocks of code inside a test: rssguard.returns(…), rssguard.measure(…)."""
+    _runner(pytestconfig)
     return _session(pytestconfig).blocks

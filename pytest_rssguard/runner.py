@@ -16,6 +16,7 @@ from pytest_rssguard.result import Result
 from pytest_rssguard.session import Session
 from pytest_rssguard.settings import Settings
 from pytest_rssguard.span import Plan, Span
+from pytest_rssguard.watch import Watch
 
 
 class Runner:
@@ -24,6 +25,7 @@ class Runner:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._bias: int | None = None
+        self._watch: Watch | None = None
         self._whole: pytest.StashKey[Span] = pytest.StashKey()
         self._trouble: pytest.StashKey[str] = pytest.StashKey()
 
@@ -47,7 +49,44 @@ class Runner:
             self._bias = call_bias(guard, outer=sum(hook.wrapper or hook.hookwrapper for hook in hooks) - 1)
         return guard
 
-    def _once(self, item: pytest.Item, settings: Settings) -> Generator[None, object, object]:
+    def call_unmarked(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Run the body of a test without a marker: looked at where every test is, else as it is."""
+        session = self._session
+        if session.off or not (session.all or session.judge_all):
+            try:
+                return (yield)
+            finally:
+                session.finish_blocks(item)
+        if session.judge_all and session.base.rounds + session.base.warmup > 1:
+            return (yield from self.call(item))
+        if self._watch is None:
+            self._watch = Watch(process_guard())
+        if self._watch.blind:
+            return (yield from self._once(item, session.base, judged=session.judge_all))
+        return (yield from self._watched(item, self._watch))
+
+    def _watched(self, item: pytest.Item, watch: Watch) -> Generator[None, object, object]:
+        session, settings = self._session, self._session.base
+        limit, judged = settings.limit, session.judge_all
+        begun = watch.begin(limit)
+        try:
+            value = yield
+        except BaseException as error:
+            session.note_unjudged(item, settings, type(error).__name__)
+            raise
+        if getattr(item, "_excinfo", None):
+            session.note_unjudged(item, settings, "its own failure")
+            return value
+        found = watch.end(begun, limit, trim=settings.trim)
+        if isinstance(found, Result):
+            self._finish(item, settings, found, judged=judged)
+        elif session.has_blocks:
+            session.finish_blocks(item)
+        else:
+            session.note_brief(item, begun=begun, ended=found, judged=judged)
+        return value
+
+    def _once(self, item: pytest.Item, settings: Settings, *, judged: bool = True) -> Generator[None, object, object]:
         guard = self._prepare(item)
         span = guard.begin(settings.limit, Plan(trim=settings.trim, within=settings.within), bias=self._bias or 0)
         try:
@@ -60,7 +99,7 @@ class Runner:
             guard.cancel(span)
             self._session.note_unjudged(item, settings, "its own failure")
             return value
-        self._finish(item, settings, guard.end(span))
+        self._finish(item, settings, guard.end(span), judged=judged)
         return value
 
     def _repeated(self, item: pytest.Item, settings: Settings) -> Generator[None, object, object]:
@@ -97,9 +136,10 @@ class Runner:
         self._finish(item, settings, rounds.decide())
         return value
 
-    def _finish(self, item: pytest.Item, settings: Settings, result: Result) -> None:
-        self._session.note(item, settings, result)
-        self._session.enforce(item, settings, result)
+    def _finish(self, item: pytest.Item, settings: Settings, result: Result, *, judged: bool = True) -> None:
+        self._session.note(item, settings, result, judged=judged)
+        if judged:
+            self._session.enforce(item, settings, result)
 
     def _noticed(self, item: pytest.Item) -> Generator[None, object, object]:
         """Let a phase run that is part of a measured test; remember if it failed or skipped."""
@@ -112,24 +152,28 @@ class Runner:
             item.stash[self._trouble] = "its own failure"
         return value
 
-    def setup(self, item: pytest.Item) -> Generator[None, object, object]:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin to measure a whole test, where its marker says scope="test"."""
         session = self._session
+        if session.off or item.get_closest_marker("rss_returns") is None:
+            return (yield)
         try:
             settings = session.settings(item)
         except RssGuardError:
-            return (yield)  # Session.check says it, once what fixtures add is there too
-        if not settings.whole_test or session.off:
+            return (yield)  # `check` says it, once what fixtures add is there too
+        if not settings.whole_test:
             return (yield)
         plan = Plan(trim=settings.trim, within=settings.within)
         item.stash[self._whole] = process_guard().begin(settings.limit, plan)
         return (yield from self._noticed(item))
 
-    def begun(self, item: pytest.Item) -> bool:
-        """Whether the whole test `item` is being measured."""
-        return self._whole in item.stash
+    def check(self, item: pytest.Item) -> None:
+        """Fail the setup of an item whose marker was added late and is bad."""
+        self._session.check(item, begun=self._whole in item.stash)
 
-    def teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """End the measurement of a whole test once its fixtures are gone; raise what its outcome asks for."""
         span = item.stash.get(self._whole, None)
         if span is None:

@@ -12,17 +12,18 @@ from pytest_rssguard.api import Blocks, Measurement, announce, failure, message
 from pytest_rssguard.errors import RssGuardError, SettingError
 from pytest_rssguard.failures import RssGuardWarning
 from pytest_rssguard.model import Outcome
-from pytest_rssguard.options import base_settings, unmeasurable_policy
-from pytest_rssguard.record import Block, Record
+from pytest_rssguard.options import base_settings, unmeasurable_policy, wants
+from pytest_rssguard.record import Block, Record, brief
 from pytest_rssguard.recording import make_record, make_unjudged
 from pytest_rssguard.repetition import why_not_repeatable
 from pytest_rssguard.result import Result
 from pytest_rssguard.settings import Settings, marker_arguments, merge
+from pytest_rssguard.watch import Look
 
 #: The name of our property in item.user_properties: the only channel that survives xdist, reruns and isolation plugins.
 PROPERTY: Final = "rssguard"
 #: What JUnit shows of a test: flat values, in bytes.
-_FLAT: Final = ("outcome", "growth", "held", "retained")
+_NAMES: Final = (PROPERTY, *(f"{PROPERTY}_{name}" for name in ("outcome", "growth", "held", "retained")))
 _FAILS: Final = {Outcome.LEAKED, Outcome.RETAINED, Outcome.GREW}
 _SEVERITY: Final = (
     Outcome.RETURNED, Outcome.NOT_JUDGED, Outcome.UNMEASURABLE, Outcome.GREW, Outcome.RETAINED, Outcome.LEAKED,
@@ -34,15 +35,16 @@ class Session:
 
     def __init__(self, config: pytest.Config) -> None:
         try:
-            self._base = base_settings(config)
+            self.base = base_settings(config)
             self._unmeasurable = unmeasurable_policy(config)
         except SettingError as error:
             raise pytest.UsageError(str(error)) from None
+        self.all, self.judge_all = wants(config, "all"), wants(config, "judge-all")
         self.off = bool(config.getoption("rssguard_off"))
         self._worker: str | None = os.environ.get("PYTEST_XDIST_WORKER") if hasattr(config, "workerinput") else None
         self._seen: set[int] = set()
         self._done: list[Measurement] = []
-        self.blocks = Blocks(self._base, off=self.off, done=self._block_done)
+        self.blocks = Blocks(self.base, off=self.off, done=self._block_done)
 
     def settings(self, item: pytest.Item) -> Settings:
         """Return how `item` is guarded. Raises RssGuardError for a bad marker."""
@@ -55,7 +57,7 @@ class Session:
                     advice="merge them",
                 )
         arguments = [marker_arguments(mark.args, mark.kwargs) for mark in item.iter_markers("rss_returns")]
-        settings = merge(self._base, arguments)
+        settings = merge(self.base, arguments)
         if settings.rounds + settings.warmup > 1 and (why := why_not_repeatable(item)):
             for name, neutral in (("rounds", 1), ("warmup", 0)):
                 asked = next((each[name] for each in arguments if each.get(name) is not None), neutral)
@@ -116,6 +118,11 @@ class Session:
             raise failure(result, reason=settings.reason)
         measurement.enforce()
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether the test at hand has measured blocks."""
+        return bool(self._done)
+
     def finish_blocks(self, item: pytest.Item) -> None:
         """Write the record of an unmarked test that measured blocks."""
         if not self._done:
@@ -143,6 +150,17 @@ class Session:
         )  # fmt: skip
         return attach(item, record)
 
+    def note_brief(self, item: pytest.Item, *, begun: Look, ended: Look, judged: bool) -> None:
+        """Put on `item` that a cheap look has found nothing over the tolerance."""
+        path, line, _ = item.location
+        text = brief(
+            nodeid=item.nodeid, tolerance=self.base.limit.tolerance, before=begun.rss, after=ended.rss,
+            live=ended.live - begun.live, nanoseconds=ended.at - begun.at, judged=judged, worker=self._worker,
+            file=path, line=line,
+        )  # fmt: skip
+        growth, live = ended.rss - begun.rss, ended.live - begun.live
+        attach_text(item, text, (Outcome.RETURNED.value, growth, live, -live))
+
     def note_unjudged(self, item: pytest.Item, settings: Settings, why: str) -> None:
         """Put on `item` that its own failure or skip stands."""
         attach(item, make_unjudged(item, settings, why, blocks=self._take_blocks(), worker=self._worker))
@@ -150,10 +168,14 @@ class Session:
 
 def attach(item: pytest.Item, record: Record) -> Record:
     """Put the record on `item` as properties; a rerun replaces the one before."""
-    names = {PROPERTY, *(f"{PROPERTY}_{name}" for name in _FLAT)}
-    item.user_properties[:] = [each for each in item.user_properties if each[0] not in names]
-    line = record.dumps()
-    item.user_properties.append((PROPERTY, line))
-    flat = (record.outcome.value, record.growth, record.held, record.retained)
-    item.user_properties.extend((f"{PROPERTY}_{name}", value) for name, value in zip(_FLAT, flat, strict=True))
+    attach_text(item, record.dumps(), (record.outcome.value, record.growth, record.held, record.retained))
     return record
+
+
+def attach_text(item: pytest.Item, text: str, flat: tuple[str, int, int, int]) -> None:
+    """Put a record on `item`, as text and as the flat values that JUnit shows."""
+    properties = item.user_properties
+    if any(name == PROPERTY for name, _ in properties):
+        properties[:] = [each for each in properties if each[0] not in _NAMES]
+    properties.append((PROPERTY, text))
+    properties.extend(zip(_NAMES[1:], flat, strict=True))

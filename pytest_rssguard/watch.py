@@ -1,0 +1,144 @@
+"""A look at every test that is cheap enough to leave on: counters first, and more only where they moved.
+
+Around a test that does nothing this reads statm, mallinfo2 and the number of Python's blocks twice, and collects no
+garbage: a full collection takes 25-95 ms in a loaded interpreter, and pytest's own objects grow with the suite. What the
+mappings were before a test that did move comes from the last full reading; one is taken again when RSS or the number of
+blocks has drifted away from it, so that its age is bounded in bytes, and what it may be off by is in the evidence.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pytest_rssguard import ledger
+from pytest_rssguard.conclusion import Readings, conclude
+from pytest_rssguard.guard import Guard
+from pytest_rssguard.interpreter import collect_garbage, drop_last_exception
+from pytest_rssguard.model import Basis, Limit, MallocStats, Snapshot
+from pytest_rssguard.result import Result
+
+#: The largest block of pymalloc, in bytes: what that many more blocks can have added at most.
+_LARGEST_BLOCK: Final = 512
+#: What a Python block has on average (docs/evidence.md): for the age of a reading, not for accounts.
+_USUAL_BLOCK: Final = 64
+
+
+@dataclass(slots=True)
+class Look:
+    """What the counters said at one moment: bytes, a number of pymalloc blocks, nanoseconds."""
+
+    size: int
+    rss: int
+    malloc: MallocStats | None
+    live: int
+    blocks: int
+    at: int
+
+
+class Watch:
+    """Looks at tests. `blind`: why it cannot, or ""."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._probe = guard.probe
+        self.blind = guard.blind or guard.knowledge().blind
+        if not self.blind:
+            self._base, self._spare = self._probe.new_slot(), self._probe.new_slot()
+            for slot in (self._base, self._spare):
+                self._probe.prepare(slot)
+            self._last = self._read()
+
+    def _look(self) -> Look:
+        size, rss = self._probe.look()
+        malloc = self._probe.malloc.quick_stats()
+        return Look(size, rss, malloc, malloc.uordblks + malloc.hblkhd, sys.getallocatedblocks(), time.perf_counter_ns())
+
+    def _read(self) -> Look:
+        """Take a full reading, to be what later tests began with."""
+        self._probe.prepare(self._base)
+        self._probe.read(self._base)
+        return self._look()
+
+    def begin(self, limit: Limit) -> Look:
+        """Look before a test; read in full where the last full reading is too far from now."""
+        drop_last_exception()
+        look = self._look()
+        if self._age(look) > limit.tolerance // 4:
+            self._last = self._read()
+            look = self._look()
+        return look
+
+    def _age(self, look: Look) -> int:
+        return abs(look.rss - self._last.rss) + abs(look.blocks - self._last.blocks) * _USUAL_BLOCK
+
+    def end(self, begun: Look, limit: Limit, *, trim: bool) -> Result | Look:
+        """Look after a test. A Look: nothing has moved past the tolerance; a Result: something has, and this is what."""
+        look = self._look()
+        tolerance = limit.tolerance
+        seconds = (look.at - begun.at) / 1e9
+        drop_last_exception()
+        if self._moved(begun, look, tolerance):
+            gc.collect(1)
+            later = self._look()
+            if self._moved(begun, later, tolerance):
+                return self._examine(begun, look, limit, seconds, trim=trim)
+            look = later
+        if look.size - begun.size > tolerance and self._mapped(begun, look) > tolerance:
+            return self._examine(begun, look, limit, seconds, trim=trim)
+        return look
+
+    @staticmethod
+    def _moved(begun: Look, look: Look, tolerance: int) -> bool:
+        return (
+            look.rss - begun.rss > tolerance
+            or look.live - begun.live > tolerance
+            or (look.blocks - begun.blocks) * _LARGEST_BLOCK > tolerance
+        )
+
+    def _mapped(self, begun: Look, look: Look) -> int:
+        """Return how much more is held, by a full reading without a collection: address space alone says little."""
+        self._probe.prepare(self._spare)
+        self._probe.read(self._spare)
+        held = ledger.held(ledger.by_counters(self._began(begun), self._probe.decode(self._spare)))
+        self._base, self._spare = self._spare, self._base
+        self._last = look
+        return held
+
+    def _began(self, begun: Look) -> Snapshot:
+        """Return the baseline: counters of then, mappings of the last full reading."""
+        old = self._probe.decode(self._base)
+        cached = old.malloc.tcache if old.malloc else None
+        malloc = replace(begun.malloc, tcache=cached) if begun.malloc else None
+        return replace(old, rss=begun.rss, vm_size=begun.size, malloc=malloc)
+
+    def _examine(self, begun: Look, look: Look, limit: Limit, seconds: float, *, trim: bool) -> Result:
+        """Settle as for a guarded test, read in full, take the census if it is still there, and judge."""
+        probe, guard = self._probe, self._guard
+        probe.prepare(self._spare)
+        collect_garbage()
+        collected = look.rss - probe.rss()
+        if trim:
+            probe.malloc.purge()
+        probe.read(self._spare)
+        own = probe.own_bytes
+        counters = probe.counters(self._spare)
+        grown = max(counters.rss - begun.rss, ledger.allocator_growth(self._began(begun), counters))
+        taken = guard.take_census() if grown > limit.tolerance else None
+        old, new = self._began(begun), replace(probe.decode(self._spare), rss=counters.rss - (probe.own_bytes - own))
+        readings = Readings(
+            old=old, new=new, taken=taken, trimmed=False, emptied=guard.emptied, drift=self._age(begun) if taken else 0
+        )  # fmt: skip
+        found = conclude(readings, limit, guard.knowledge())
+        self._base, self._spare = self._spare, self._base
+        self._last = self._look()
+        return Result(
+            verdict=found.verdict, evidence=found.evidence, limit=limit, trim=trim,
+            basis=Basis.CENSUS if readings.closes else Basis.COUNTERS, accounts=found.evidence.accounts,
+            rss_untrimmed=old.rss + found.hole, rss_before=old.rss, rss_after=look.rss, rss_settled=new.rss,
+            collected=collected, allocated=found.evidence.allocated, census=taken, before=old, after=new,
+            private_allocators=found.evidence.private_allocators, seconds=seconds,
+        )  # fmt: skip
