@@ -16,18 +16,21 @@ MARKER = (
 )
 _FLAGS = (
     ("report", "print the table of measured tests in the terminal summary"),
+    ("step-summary", "append the Markdown report to the file that $GITHUB_STEP_SUMMARY names, where it is set"),
     ("off", "measure nothing; markers and the fixture stay valid"),
     ("trim", "default for trim: also purge the allocators before the judged reading"),
 )
 _VALUES = (
     ("json", "PATH", "write the JSON report"),
+    ("md", "PATH", "write the Markdown report"),
+    ("html", "PATH", "write the HTML report: one file that needs no network"),
     ("tolerance", "SIZE", "default for tolerance (4MB)"),
     ("retained", "fail|warn|SIZE", "default for retained (fail)"),
     ("tolerance-scale", "X", "a factor on every tolerance"),
 )
 #: Named in the design, not yet built: asking for one is an error, never ignored.
 _LATER_FLAGS = ("all", "judge-all", "isolate", "why")
-_LATER_VALUES = ("rounds", "md", "html", "log", "baseline", "update", "candidate")
+_LATER_VALUES = ("rounds", "log", "baseline", "update", "candidate")
 _INI = (
     ("tolerance", "default tolerance of rss_returns, such as 4MB"),
     ("trim", "default for trim: true or false"),
@@ -82,7 +85,7 @@ def _ini(config: pytest.Config, name: str) -> Any:  # noqa: ANN401 - an ini valu
 
 def wants_report(config: pytest.Config) -> bool:
     """Whether this run shows or writes a report."""
-    return bool(config.getoption("rssguard_report") or config.getoption("rssguard_json"))
+    return any(config.getoption(f"rssguard_{name}") for name in ("report", "step_summary", "json", "md", "html"))
 
 
 def base_settings(config: pytest.Config) -> Settings:

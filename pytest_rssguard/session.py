@@ -160,6 +160,8 @@ class Session:
             rounds=({"growth": result.growth, "held": result.held, "retained": result.retained},),
             blocks=self._take_blocks(), message=announce(result) if failed else "", hints=tuple(hints(result)),
             reason=settings.reason, worker=self._worker, seconds=result.seconds, pins=tuple(pins),
+            file=item.location[0], line=_line(item),
+            text=message(result, nodeid=item.nodeid, reason=settings.reason) if failed else "",
         )  # fmt: skip
 
     def _not_judged(self, item: pytest.Item, settings: Settings, why: str) -> Record:
@@ -169,7 +171,7 @@ class Session:
             nodeid=item.nodeid, outcome=Outcome.NOT_JUDGED, judged=False, tolerance=settings.limit.tolerance,
             rss_untrimmed=0, rss_before=0, rss_after=0, rss_settled=0, growth=0, allocated=None, held=0, retained=0,
             collected=0, accounts=booked(0, {}), blocks=self._take_blocks(), message=f"not judged: {why}",
-            reason=settings.reason, worker=self._worker,
+            reason=settings.reason, worker=self._worker, file=item.location[0], line=_line(item),
         )  # fmt: skip
 
     @staticmethod
@@ -177,6 +179,12 @@ class Session:
         """Put the record where reports find it; a rerun replaces the one before."""
         item.user_properties[:] = [each for each in item.user_properties if each[0] != PROPERTY]
         item.user_properties.append((PROPERTY, record.dumps()))
+
+
+def _line(item: pytest.Item) -> int | None:
+    """Return the line of `item`, counted from 1, or None where pytest does not know it."""
+    line = item.location[1]
+    return None if line is None else line + 1
 
 
 def _set_current_test(item: pytest.Item) -> None:
