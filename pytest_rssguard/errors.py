@@ -60,3 +60,9 @@ class UnreadableError(RssGuardError):
     """A file under /proc that is missing, refuses to be read, or holds text that is no such file's."""
 
     slug: ClassVar[str] = "unreadable"
+
+
+class UnreadableReportError(UnreadableError):
+    """A report file that is missing, damaged, of a newer schema or no report at all: one line that says which."""
+
+    slug: ClassVar[str] = "unreadable-report"

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from pytest_rssguard.errors import UnreadableError
+from pytest_rssguard.json_values import array, count, flag, integer, mapping, number, parse_object, text
 from pytest_rssguard.ledger import booked
 from pytest_rssguard.model import Account, Basis, Outcome
 
 SCHEMA: Final = 1
+#: The longest complaint about one field, in characters: it may echo what stood there.
+_LONGEST: Final = 120
+_CELLS: Final = re.compile(r"(?:[LPTA.][0-9]{1,9})*")
+#: Fields that a record cannot do without: those that `Record` has no default for, and what its numbers rest on.
+_REQUIRED: Final = (
+    "nodeid", "outcome", "basis", "tolerance", "rss_untrimmed", "rss_before", "rss_after", "rss_settled", "growth",
+    "allocated", "held", "retained", "collected", "accounts",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +91,11 @@ class Record:
     heap_map: tuple[HeapMap, ...] = ()
     #: The gate's finding: what the baseline allows and the limit that was passed, in bytes; None where none was.
     regression: Mapping[str, int] | None = None
-    #: The whole failure text, "" where the memory came back; where the test stands: its file and line, from 1.
-    text: str = ""
+    #: Where the test stands: a path below pytest's rootdir, and the line, counted from 1.
     file: str = ""
     line: int | None = None
+    #: The whole failure text of a test that did not return its memory, "" for one that did.
+    text: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
@@ -134,43 +145,88 @@ def _from_brief(values: object) -> Record:
     )  # fmt: skip
 
 
-def _accounts(values: Mapping[str, Any]) -> dict[Account, int | None]:
-    return {account: values[account.value] for account in Account}
+#: How each field of a record is read; those with more to them are read in `from_json`.
+_READ: Final[Mapping[str, Callable[[object], Any]]] = {
+    **dict.fromkeys(("nodeid", "message", "text", "file"), text),
+    **dict.fromkeys(("masked", "judged"), flag),
+    **dict.fromkeys(
+        (
+            "tolerance", "rss_untrimmed", "rss_before", "rss_after", "rss_settled", "growth", "held", "retained", "collected",
+        ),
+        integer,
+    ),
+    "allocated": lambda value: None if value is None else integer(value),
+    "line": lambda value: None if value is None else count(value),
+    "reason": lambda value: None if value is None else text(value),
+    "worker": lambda value: None if value is None else text(value),
+    "seconds": number,
+    "outcome": lambda value: Outcome(text(value)),
+    "basis": lambda value: Basis(text(value)),
+    "accounts": lambda value: _accounts(mapping(value)),
+    "rounds": lambda value: tuple(_integers(round_) for round_ in array(value)),
+    "blocks": lambda value: tuple(_block(mapping(block)) for block in array(value)),
+    "hints": lambda value: tuple(text(hint) for hint in array(value)),
+    "pins": lambda value: tuple((integer(size), integer(blocks)) for size, blocks in map(array, array(value))),
+    "released": lambda value: None if value is None else _released(mapping(value)),
+    "mappings": lambda value: tuple(
+        (text(name), integer(before), integer(after)) for name, before, after in map(array, array(value))
+    ),
+    "heap_map": lambda value: tuple(_heap(mapping(heap)) for heap in array(value)),
+    "regression": lambda value: None if value is None else _integers(value),
+}  # fmt: skip
+
+
+def _integers(value: object) -> dict[str, int]:
+    return {text(name): integer(size) for name, size in mapping(value).items()}
+
+
+def _accounts(values: Mapping[str, object]) -> dict[Account, int | None]:
+    return {account: None if values[account] is None else integer(values[account]) for account in Account}
+
+
+def _released(values: Mapping[str, object]) -> tuple[int, int]:
+    return integer(values["predicted"]), integer(values["observed"])
+
+
+def _block(values: Mapping[str, object]) -> Block:
+    return Block(
+        label=text(values["label"]), outcome=Outcome(text(values["outcome"])), growth=integer(values["growth"]),
+        held=integer(values["held"]), retained=integer(values["retained"]), accounts=_accounts(mapping(values["accounts"])),
+    )  # fmt: skip
+
+
+def _heap(values: Mapping[str, object]) -> HeapMap:
+    cells = text(values["cells"])
+    if not _CELLS.fullmatch(cells):
+        raise ValueError("heap map: cells that are no letters with counts")
+    return HeapMap(
+        name=text(values["name"]), start=count(values["start"]), page_size=count(values["page_size"]),
+        pages_per_cell=count(values["pages_per_cell"]), cells=cells,
+    )  # fmt: skip
 
 
 def from_json(values: Mapping[str, Any]) -> Record:
-    """Return the record that `to_json` made. Unknown keys are ignored: later versions add some."""
-    try:
-        known = {name: values[name] for name in Record.__dataclass_fields__ if name in values}
-        known["outcome"], known["basis"] = Outcome(values["outcome"]), Basis(values["basis"])
-        known["accounts"] = _accounts(values["accounts"])
-        known["rounds"] = tuple(dict(round_) for round_ in values.get("rounds", ()))
-        known["hints"] = tuple(values.get("hints", ()))
-        known["pins"] = tuple((int(size), int(count)) for size, count in values.get("pins", ()))
-        known["mappings"] = tuple((str(name), int(old), int(new)) for name, old, new in values.get("mappings", ()))
-        released = values.get("released")
-        known["released"] = released and (int(released["predicted"]), int(released["observed"]))
-        known["heap_map"] = tuple(
-            HeapMap(**{name: heap[name] for name in HeapMap.__dataclass_fields__}) for heap in values.get("heap_map", ())
-        )
-        known["blocks"] = tuple(
-            Block(
-                label=block["label"], outcome=Outcome(block["outcome"]), growth=block["growth"], held=block["held"],
-                retained=block["retained"], accounts=_accounts(block["accounts"]),
-            )
-            for block in values.get("blocks", ())
-        )  # fmt: skip
-        return Record(**known)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnreadableError(f"record: {type(error).__name__} {error}") from None
+    """Return the record that `to_json` made. Unknown keys are ignored: later versions add some.
+
+    Raises UnreadableError, one line that names the field at fault.
+    """
+    known: dict[str, Any] = {}
+    for name, read in _READ.items():
+        if name not in values:
+            continue
+        try:
+            known[name] = read(values[name])
+        except KeyError as error:
+            raise UnreadableError(f"record: {name}: {error.args[0]!s} is missing") from None
+        except (TypeError, ValueError) as error:
+            raise UnreadableError(f"record: {name}: {str(error)[:_LONGEST]}") from None
+    missing = [name for name in _REQUIRED if name not in known]
+    if missing:
+        raise UnreadableError(f"record: {missing[0]} is missing")
+    return Record(**known)
 
 
 def loads(line: str) -> Record:
     """Return the record in one line of JSON. Raises UnreadableError."""
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise UnreadableError(f"record: {error}") from None
-    if not isinstance(values, dict):
-        raise UnreadableError(f"record: expected an object, got {type(values).__name__}")
+    values = parse_object(line, what="record")
     return _from_brief(values["brief"]) if "brief" in values else from_json(values)

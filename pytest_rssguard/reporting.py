@@ -6,14 +6,17 @@ import os
 import tempfile
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_rssguard.errors import UnreadableError
 from pytest_rssguard.record import Record, loads
-from pytest_rssguard.reporters.json_report import render_json
 from pytest_rssguard.reporters.terminal import table
 from pytest_rssguard.session import PROPERTY
+from pytest_rssguard.source_link import source_base
+
+_STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
 class Reporting:
@@ -22,10 +25,15 @@ class Reporting:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._lines: deque[str] = deque()
-        self._json: Path | None = None
-        if path := config.getoption("rssguard_json"):
-            self._json = Path(path)
-            check_writable(self._json, option="--rssguard-json")
+        self._paths: dict[str, Path] = {}
+        for name in ("json", "md", "html"):
+            if path := config.getoption(f"rssguard_{name}"):
+                self._paths[name] = Path(path)
+                check_writable(self._paths[name], option=f"--rssguard-{name}")
+        self._step_summary: Path | None = None
+        if config.getoption("rssguard_step_summary") and (path := os.environ.get(_STEP_SUMMARY)):
+            self._step_summary = Path(path)
+            check_appendable(self._step_summary)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the record that travels with the reports: with that of the teardown where the whole test was measured."""
@@ -45,11 +53,28 @@ class Reporting:
         return list(latest.values())
 
     def pytest_sessionfinish(self) -> None:
-        """Write the JSON report: whole, or not at all."""
-        if self._json is not None:
-            from pytest_rssguard.environment import environment
+        """Write each report that is asked for: whole, or not at all."""
+        if not self._paths and self._step_summary is None:
+            return
+        records, facts = self.records(), _environment()
+        for name, path in self._paths.items():
+            write_whole(path, self._render(name, records, facts))
+        if self._step_summary is not None:
+            with self._step_summary.open("a", encoding="utf-8") as file:
+                file.write("\n" + self._render("md", records, facts))
 
-            write_whole(self._json, render_json(self.records(), environment()))
+    def _render(self, name: str, records: list[Record], facts: dict[str, Any]) -> str:
+        if name == "json":
+            from pytest_rssguard.reporters.json_report import render_json
+
+            return render_json(records, facts)
+        if name == "html":
+            from pytest_rssguard.reporters.html import render_html
+
+            return render_html(records, facts)
+        from pytest_rssguard.reporters.markdown import render_markdown
+
+        return render_markdown(records, facts, source=source_base(os.environ, rootdir=str(self._config.rootpath)))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table."""
@@ -60,6 +85,26 @@ class Reporting:
                 terminalreporter.write_sep("=", "rssguard")
             for line in table(records, width=terminalreporter._tw.fullwidth, quiet=quiet):  # noqa: SLF001
                 terminalreporter.write_line(line)
+        if self._config.getoption("rssguard_step_summary") and self._step_summary is None:
+            terminalreporter.write_line(f"rssguard: ${_STEP_SUMMARY} is not set, so there is no step summary")
+
+
+def _environment() -> dict[str, Any]:
+    from pytest_rssguard.environment import environment
+
+    return environment()
+
+
+def check_appendable(path: Path) -> None:
+    """Raise a usage error now if nothing can be appended to `path` later."""
+    try:
+        with path.open("a", encoding="utf-8"):
+            pass
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise pytest.UsageError(
+            f"--rssguard-step-summary: ${_STEP_SUMMARY}={path}: cannot be written ({why}); expected a file"
+        ) from None
 
 
 def check_writable(path: Path, *, option: str) -> None:

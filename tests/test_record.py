@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_rssguard.errors import UnreadableError
 from pytest_rssguard.model import Account, Basis, Outcome
-from pytest_rssguard.record import Block, Record, from_json, loads
+from pytest_rssguard.record import Block, HeapMap, Record, from_json, loads
 from tests.builders import accounts, record
 
 SIZES = st.integers(-(1 << 57), 1 << 57)
@@ -20,6 +20,17 @@ ACCOUNTS = st.fixed_dictionaries({account: st.one_of(st.none(), SIZES) for accou
 def blocks() -> st.SearchStrategy[Block]:
     return st.builds(
         Block, label=TEXT, outcome=st.sampled_from(Outcome), growth=SIZES, held=SIZES, retained=SIZES, accounts=ACCOUNTS
+    )
+
+
+def heap_maps() -> st.SearchStrategy[HeapMap]:
+    return st.builds(
+        HeapMap,
+        name=TEXT,
+        start=st.integers(0, 1 << 57),
+        page_size=st.just(4096),
+        pages_per_cell=st.integers(1, 512),
+        cells=st.from_regex(r"([LPTA.][0-9]{1,5})*", fullmatch=True, alphabet=st.characters(codec="ascii")),
     )
 
 
@@ -50,6 +61,13 @@ def records() -> st.SearchStrategy[Record]:
         worker=st.one_of(st.none(), TEXT),
         seconds=st.floats(0, 1e6),
         pins=st.lists(st.tuples(SIZES, SIZES), max_size=3).map(tuple),
+        released=st.one_of(st.none(), st.tuples(SIZES, SIZES)),
+        mappings=st.lists(st.tuples(TEXT, SIZES, SIZES), max_size=2).map(tuple),
+        heap_map=st.lists(heap_maps(), max_size=2).map(tuple),
+        regression=st.one_of(st.none(), st.fixed_dictionaries({"baseline": SIZES, "limit": SIZES})),
+        file=TEXT,
+        line=st.one_of(st.none(), st.integers(0, 1 << 31)),
+        text=TEXT,
     )
 
 
@@ -134,6 +152,29 @@ def test_a_record_without_what_it_needs_is_refused(name: str) -> None:
         {"blocks": [{}]},
         {"blocks": [7]},
         {"blocks": None},
+        {"growth": 1.5},
+        {"growth": True},
+        {"growth": "1"},
+        {"growth": 1 << 63},
+        {"growth": None},
+        {"nodeid": 5},
+        {"message": None},
+        {"masked": 0},
+        {"seconds": True},
+        {"seconds": 10**400},
+        {"line": -1},
+        {"text": ["x"]},
+        {"released": {}},
+        {"released": {"predicted": 1}},
+        {"released": 0},
+        {"mappings": [["a", 1]]},
+        {"mappings": [[1, 1, 1]]},
+        {"heap_map": [{}]},
+        {"heap_map": [{"name": "main", "start": 0, "page_size": 4096, "pages_per_cell": 1, "cells": "L"}]},
+        {"heap_map": [{"name": "main", "start": -1, "page_size": 4096, "pages_per_cell": 1, "cells": "L1"}]},
+        {"regression": {"limit": "much"}},
+        {"regression": []},
+        {"accounts": {**record().to_json()["accounts"], "pinned": 1.0}},
     ],
 )
 def test_a_record_with_values_of_another_shape_is_refused(wrong: dict[str, Any]) -> None:
@@ -151,6 +192,20 @@ def test_an_infinite_number_in_a_record_is_refused() -> None:
     line = record().dumps().replace('"pins":[]', '"pins":[[Infinity,1]]')
     with pytest.raises(UnreadableError, match=r"^record: "):
         loads(line)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "-Infinity"])
+def test_a_number_that_is_none_is_refused(number: str) -> None:
+    line = record().dumps().replace('"seconds":0.0', f'"seconds":{number}')
+    with pytest.raises(UnreadableError, match=r"^record: "):
+        loads(line)
+
+
+def test_a_refusal_is_one_short_line() -> None:
+    with pytest.raises(UnreadableError) as refused:
+        from_json({**record().to_json(), "outcome": "x\n" * 100_000})
+    assert len(str(refused.value)) < 200
+    assert "\n" not in str(refused.value)
 
 
 def test_a_line_nested_too_deep_to_read_is_refused() -> None:

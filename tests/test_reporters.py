@@ -33,6 +33,7 @@ def test_the_table_lists_the_worst_first_and_ends_with_a_count() -> None:
         "retained           +0B  +76.3MiB  +76.3MiB   4.00MiB  tests/test_a.py::test_kept",
         "not judged           -         -         -    512KiB  tests/test_a.py::test_skipped",
         "returned           +0B       +0B  -4.00KiB   4.00MiB  tests/test_a.py::test_fine",
+        "* hidden: RSS itself stayed within the tolerance",
         "5 measured: 2 leaked, 1 retained, 1 not judged, 1 returned",
     ]
 
@@ -83,14 +84,45 @@ def test_on_a_narrow_terminal_names_keep_twenty_columns() -> None:
 def test_rows_fit_80_columns_and_align(records: list[Record]) -> None:
     head, *rows, count = lines(*records)
     at = head.index("test")
+    if any(record.masked for record in records):
+        assert rows.pop().startswith("* hidden")
     assert len(rows) == len(records)
-    assert all(len(row) <= 80 for row in rows)
+    assert all(len(row) <= 80 for row in [*rows, count])
     assert all(row[at - 2 : at] == "  " and row[at] != " " for row in rows)
     assert count.startswith(f"{len(records)} measured: ")
 
 
 def test_the_count_fits_80_columns_even_with_every_outcome_in_it() -> None:
     assert len(lines(*(record(outcome=outcome) for outcome in Outcome))[-1]) <= 80
+
+
+def test_with_a_baseline_the_table_has_its_column_and_fits_80_columns() -> None:
+    regressed = record(
+        "tests/test_a.py::test_grown", growth=3 * MIB, held=3 * MIB, regression={"baseline": MIB, "limit": 2 * MIB}
+    )
+    found = lines(LEAKED, regressed, RETURNED)
+    assert found == [
+        "verdict          held retained   growth tolerance baseline  test",
+        "leaked       +50.0MiB      +0B +50.0MiB   4.00MiB        -  …est_a.py::test_leak",
+        "returned!    +3.00MiB      +0B +3.00MiB   4.00MiB  1.00MiB  …st_a.py::test_grown",
+        "returned          +0B      +0B -4.00KiB   4.00MiB        -  …est_a.py::test_fine",
+        "! over the limit of the baseline",
+        "3 measured: 1 leaked, 2 returned, 1 over the baseline",
+    ]
+
+
+def test_a_test_that_is_measured_and_not_judged_has_no_tolerance() -> None:
+    assert lines(record("a", judged=False))[1:3] == [
+        "returned           +0B       +0B       +0B         -  a",
+        "tolerance -: measured, not judged",
+    ]
+
+
+def test_a_count_of_a_large_suite_names_every_outcome_in_80_columns() -> None:
+    many = [record(outcome=outcome) for outcome in Outcome for _ in range(150)]
+    (count,) = lines(*many, quiet=True)
+    assert len(count) <= 80
+    assert all(f"150 {outcome.value}" in count for outcome in Outcome)
 
 
 def test_the_json_report_has_schema_version_environment_and_tests() -> None:

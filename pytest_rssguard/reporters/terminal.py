@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from pytest_rssguard.model import Outcome
 from pytest_rssguard.record import Record
+from pytest_rssguard.reporters.order import counts, worst_first
 from pytest_rssguard.units import format_change, format_size
 
-_ORDER: Final = (
-    Outcome.LEAKED, Outcome.RETAINED, Outcome.GREW, Outcome.UNMEASURABLE, Outcome.NOT_JUDGED, Outcome.RETURNED,
-)  # fmt: skip
+_VERDICT: Final = 12
 _LEAST_NAME: Final = 20
+_WIDEST: Final = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Columns:
+    """Which columns the table has, and how wide they are: with a baseline every column counts."""
+
+    baseline: bool
+
+    def row(self, verdict: str, sizes: Sequence[str], baseline: str, name: str) -> str:
+        widths = (8, 8, 8, 9, 8) if self.baseline else (9, 9, 9, 9)
+        cells = [*sizes, baseline] if self.baseline else sizes
+        return (
+            f"{verdict:<{_VERDICT}} "
+            + " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+            + f"  {name}"
+        )
 
 
 def table(records: Sequence[Record], *, width: int, quiet: bool = False) -> Iterator[str]:
@@ -21,29 +38,45 @@ def table(records: Sequence[Record], *, width: int, quiet: bool = False) -> Iter
         yield "no test was measured: mark one with @pytest.mark.rss_returns"
         return
     if not quiet:
-        head = f"{'verdict':<12} {'held':>9} {'retained':>9} {'growth':>9} {'tolerance':>9}  test"
+        columns = _Columns(baseline=any(record.regression for record in records))
+        head = columns.row("verdict", ("held", "retained", "growth", "tolerance"), "baseline", "test")
         yield head
         room = max(width - head.index("test") - 1, _LEAST_NAME)
-        for record in sorted(records, key=lambda each: (_ORDER.index(each.outcome), -each.growth)):
-            yield _row(record, room)
-    counts = {outcome: sum(record.outcome is outcome for record in records) for outcome in _ORDER}
-    found = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items() if count)
-    yield f"{len(records)} measured: {found}"
+        for record in worst_first(records):
+            yield _row(columns, record, room)
+        yield from _legend(records)
+    yield _count(records)
 
 
-def _row(record: Record, room: int) -> str:
-    verdict = "leaked*" if record.masked else record.outcome.value
+def _row(columns: _Columns, record: Record, room: int) -> str:
+    marks = ("*" if record.masked else "") + ("!" if record.regression else "")
+    verdict = record.outcome.value[: _VERDICT - len(marks)] + marks
     name = record.nodeid if len(record.nodeid) <= room else "…" + record.nodeid[-(room - 1) :]
-    if record.outcome is Outcome.NOT_JUDGED:
-        sizes = ["-", "-", "-", _cell(format_size(record.tolerance))]
-    else:
-        sizes = [
-            _cell(format_change(record.held)), _cell(format_change(record.retained)), _cell(format_change(record.growth)),
-            _cell(format_size(record.tolerance)),
-        ]  # fmt: skip
-    return f"{verdict:<12} " + " ".join(f"{size:>9}" for size in sizes) + f"  {name}"
+    sizes = ["-", "-", "-"]
+    if record.outcome is not Outcome.NOT_JUDGED:
+        sizes = [_cell(format_change(size)) for size in (record.held, record.retained, record.growth)]
+    tolerance = _cell(format_size(record.tolerance)) if record.judged else "-"
+    baseline = _cell(format_size(record.regression.get("baseline", 0))) if record.regression else "-"
+    return columns.row(verdict, [*sizes, tolerance], baseline, name)
+
+
+def _legend(records: Sequence[Record]) -> Iterator[str]:
+    """Yield what the marks mean, where there are any."""
+    if any(record.masked for record in records):
+        yield "* hidden: RSS itself stayed within the tolerance"
+    if any(record.regression for record in records):
+        yield "! over the limit of the baseline"
+    if any(not record.judged and record.outcome is not Outcome.NOT_JUDGED for record in records):
+        yield "tolerance -: measured, not judged"
+
+
+def _count(records: Sequence[Record]) -> str:
+    """Return the line that counts, as short as 80 columns need; it says how many of each outcome in any case."""
+    found, prefix = list(counts(records)), f"{len(records)} measured: "
+    lines = (prefix + ", ".join(found), prefix + ",".join(found), ", ".join(found), ",".join(found))
+    return next((line for line in lines if len(line) <= _WIDEST), lines[-1])
 
 
 def _cell(text: str) -> str:
-    """Return a size that fits 9 columns: "+4.00MiB"."""
+    """Return a size that fits 8 columns: "+4.00MiB"."""
     return text.replace(" ", "")
