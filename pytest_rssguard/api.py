@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Self
 
 from pytest_rssguard.errors import SettingError, UnknownArgumentError
-from pytest_rssguard.explain import exception_name, explain, headline
 from pytest_rssguard.failures import RssGuardWarning, RssLeak, RssNotReturned, RssRetained
 from pytest_rssguard.guard import Guard
 from pytest_rssguard.model import Account, Outcome
@@ -59,6 +58,8 @@ def with_bias() -> int:
 
 def message(result: Result, *, nodeid: str = "", reason: str | None = None) -> str:
     """Return the whole failure text without the exception's name."""
+    from pytest_rssguard.explain import explain, headline
+
     return "\n".join((headline(result), "", *explain(result, nodeid=nodeid, reason=reason)))
 
 
@@ -70,6 +71,8 @@ def failure(result: Result, *, nodeid: str = "", reason: str | None = None) -> R
 
 def announce(result: Result) -> str:
     """Return the first line with the exception's name: what stands in warnings and records."""
+    from pytest_rssguard.explain import exception_name, headline
+
     return f"{exception_name(result.verdict.outcome)}: {headline(result)}"
 
 
@@ -176,6 +179,8 @@ class Measurement:
     def __str__(self) -> str:
         if self._idle:
             return "not measured: --rssguard-off"
+        from pytest_rssguard.explain import exception_name
+
         return f"{exception_name(self.outcome)}: {message(self.result)}"
 
 

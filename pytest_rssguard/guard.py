@@ -9,9 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from typing import Final
-
-import psutil
+from typing import TYPE_CHECKING, Final
 
 from pytest_rssguard import ledger
 from pytest_rssguard.arenas import HEAP_MAX
@@ -21,7 +19,6 @@ from pytest_rssguard.interpreter import clear_type_cache, collect_garbage, colle
 from pytest_rssguard.model import Basis, Census, Limit, Outcome, Snapshot, Verdict
 from pytest_rssguard.probe import LinuxProbe, Slot
 from pytest_rssguard.result import Released, Result
-from pytest_rssguard.self_census import SelfCensus
 from pytest_rssguard.span import Held, Plan, Span
 
 #: Below this tolerance a young collection is not enough: it leaves some 150 B more than a full one.
@@ -34,6 +31,9 @@ _MOST_MODULES: Final = 4096
 #: The first and the longest pause between two looks within `within`, in seconds.
 _FIRST_PAUSE: Final = 0.002
 _LONGEST_PAUSE: Final = 0.25
+if TYPE_CHECKING:
+    from pytest_rssguard.self_census import SelfCensus
+
 _PLAIN: Final = Plan()
 
 
@@ -42,7 +42,6 @@ class Guard:
 
     def __init__(self, probe: LinuxProbe | None = None) -> None:
         self.probe = probe or LinuxProbe()
-        self._process = psutil.Process()
         self._spare: list[tuple[Slot, Slot]] = []
         self._open: list[Span] = []
         #: All that our own trims have given back, in bytes: no more than that of the heaps' holes is our doing.
@@ -50,12 +49,19 @@ class Guard:
         self.blind = self.probe.why_not
         if not self.blind and sys.implementation.name != "cpython":
             self.blind = f"{sys.implementation.name}: its memory manager is not known here"
-        self._census = None if self.blind else SelfCensus(self.probe)
-        for trim in (
-            True,
-            False,
-            False,
-        ):  # walk every path of a passing measurement: first use then costs no test
+        self._census: SelfCensus | None = None
+        self._warm = False
+
+    def warm_up(self) -> None:
+        """Walk every path of a passing measurement, once: what first use costs then falls on no test."""
+        if self._warm:
+            return
+        self._warm = True
+        if not self.blind:
+            from pytest_rssguard.self_census import SelfCensus
+
+            self._census = SelfCensus(self.probe)
+        for trim in (True, False, False):
             self.end(self.begin(Limit(tolerance=1 << 40), Plan(trim=trim)))
 
     def begin(self, limit: Limit, plan: Plan = _PLAIN, *, bias: int = 0) -> Span:
@@ -65,12 +71,13 @@ class Guard:
 
         Raises RuntimeError while another thread measures.
         """
+        self.warm_up()
         if self._open and self._open[-1].thread != threading.get_ident():
             raise RuntimeError("rssguard: another thread is measuring; measurements of two threads cannot overlap")
         if self._census is None:
             span = Span(limit, plan, slots=None)
             collect_garbage()
-            span.rss = self._process.memory_info().rss
+            span.rss = _portable_rss()
             self._open.append(span)
             return span
         probe = self.probe
@@ -292,6 +299,7 @@ class Guard:
 
     def take_census(self) -> Census | None:
         """Return a census of now; None where this process cannot be measured."""
+        self.warm_up()
         return self._census.take() if self._census else None
 
     @staticmethod
@@ -314,13 +322,20 @@ class Guard:
 
     def _blind_result(self, span: Span, why: str) -> Result:
         collect_garbage()
-        rss = self._process.memory_info().rss
+        rss = _portable_rss()
         accounts = ledger.booked(rss - span.rss, {})
         return Result(
             verdict=Verdict(outcome=Outcome.UNMEASURABLE, why=why), limit=span.limit, trim=span.plan.trim,
             basis=Basis.COUNTERS, accounts=accounts, rss_untrimmed=span.rss, rss_before=span.rss, rss_after=rss,
             rss_settled=rss, collected=0, allocated=None,
         )  # fmt: skip
+
+
+def _portable_rss() -> int:
+    """Return RSS as any platform tells it, in bytes."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def _moved(old: Snapshot, new: Snapshot) -> int:

@@ -43,8 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
             unmeasurable_policy(config)
         except SettingError as error:
             raise pytest.UsageError(str(error)) from None
-    if wants_all(config):
-        _runner(config)
+    if wants_all(config) and not (config.getoption("numprocesses", None) and not hasattr(config, "workerinput")):
+        _runner(config).prepare()
     if wants_report(config) and not hasattr(config, "workerinput"):
         from pytest_rssguard.reporting import Reporting
 
@@ -66,7 +66,6 @@ def _runner(config: pytest.Config) -> Runner:
         from pytest_rssguard.runner import Runner
 
         runner = config.stash[_RUNNER] = Runner(_session(config))
-        config.pluginmanager.register(runner, "rssguard-runner")
     return runner
 
 
@@ -79,13 +78,20 @@ def pytest_make_collect_report(
     problems: list[str] = []
     for item in report.result or ():
         if isinstance(item, pytest.Item) and item.get_closest_marker("rss_returns") is not None:
-            _runner(collector.config)
             problems += _session(collector.config).problems(item)
     if problems:
         report.outcome = "failed"
         report.longrepr = "\n".join(problems)
         report.result = []
     return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Look for tests to be measured as a whole, once everybody has added markers: they need hooks of their own."""
+    for item in session.items:
+        if item.get_closest_marker("rss_returns") is not None and _runner(session.config).see(item):
+            return
 
 
 @pytest.hookimpl(trylast=True)

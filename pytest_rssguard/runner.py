@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,12 +12,14 @@ from pytest_rssguard.api import process_guard
 from pytest_rssguard.calibration import call_bias
 from pytest_rssguard.errors import RssGuardError
 from pytest_rssguard.guard import Guard
-from pytest_rssguard.keeping import Rounds
 from pytest_rssguard.result import Result
 from pytest_rssguard.session import Session
 from pytest_rssguard.settings import Settings
-from pytest_rssguard.span import Plan, Span
+from pytest_rssguard.span import Plan
 from pytest_rssguard.watch import Watch
+
+if TYPE_CHECKING:
+    from pytest_rssguard.whole_test import WholeTests
 
 
 class Runner:
@@ -26,8 +29,28 @@ class Runner:
         self._session = session
         self._bias: int | None = None
         self._watch: Watch | None = None
-        self._whole: pytest.StashKey[Span] = pytest.StashKey()
-        self._trouble: pytest.StashKey[str] = pytest.StashKey()
+        self.whole: WholeTests | None = None
+
+    def prepare(self) -> None:
+        """Make all that looking at every test needs, while the process is small: later each collection takes longer."""
+        if not self._session.off:
+            self._watch = Watch(process_guard())
+
+    def check(self, item: pytest.Item) -> None:
+        """Fail the setup of an item whose marker was added late and is bad."""
+        self._session.check(item, begun=self.whole is not None and self.whole.begun(item))
+
+    def see(self, item: pytest.Item) -> bool:
+        """Take note of a collected item; return whether whole tests are measured now: their hooks cost every test some."""
+        try:
+            if self.whole is None and not self._session.off and self._session.settings(item).whole_test:
+                from pytest_rssguard.whole_test import WholeTests
+
+                self.whole = WholeTests(self._session)
+                item.config.pluginmanager.register(self.whole, "rssguard-whole-tests")
+        except RssGuardError:
+            return False  # a marker that was added late and is bad: `check` says it
+        return self.whole is not None
 
     def call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Run the body of the guarded `item`; raise what its outcome asks for."""
@@ -36,7 +59,7 @@ class Runner:
             return (yield)
         settings = session.settings(item)
         if settings.whole_test:
-            return (yield from self._noticed(item))
+            return (yield) if self.whole is None else (yield from self.whole.noticed(item))
         if settings.rounds + settings.warmup == 1:
             return (yield from self._once(item, settings))
         return (yield from self._repeated(item, settings))
@@ -105,6 +128,8 @@ class Runner:
     def _repeated(self, item: pytest.Item, settings: Settings) -> Generator[None, object, object]:
         """Run the body `warmup` + `rounds` times: first through pytest, then by item.runtest()."""
         guard = self._prepare(item)
+        from pytest_rssguard.keeping import Rounds
+
         rounds = Rounds(guard, settings)
         value: object = None
         for number in range(1 - settings.warmup, settings.rounds + 1):
@@ -140,63 +165,6 @@ class Runner:
         self._session.note(item, settings, result, judged=judged)
         if judged:
             self._session.enforce(item, settings, result)
-
-    def _noticed(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Let a phase run that is part of a measured test; remember if it failed or skipped."""
-        try:
-            value = yield
-        except BaseException as error:
-            item.stash[self._trouble] = type(error).__name__
-            raise
-        if getattr(item, "_excinfo", None):
-            item.stash[self._trouble] = "its own failure"
-        return value
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Begin to measure a whole test, where its marker says scope="test"."""
-        session = self._session
-        if session.off or item.get_closest_marker("rss_returns") is None:
-            return (yield)
-        try:
-            settings = session.settings(item)
-        except RssGuardError:
-            return (yield)  # `check` says it, once what fixtures add is there too
-        if not settings.whole_test:
-            return (yield)
-        plan = Plan(trim=settings.trim, within=settings.within)
-        item.stash[self._whole] = process_guard().begin(settings.limit, plan)
-        return (yield from self._noticed(item))
-
-    def check(self, item: pytest.Item) -> None:
-        """Fail the setup of an item whose marker was added late and is bad."""
-        self._session.check(item, begun=self._whole in item.stash)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
-        """End the measurement of a whole test once its fixtures are gone; raise what its outcome asks for."""
-        span = item.stash.get(self._whole, None)
-        if span is None:
-            return (yield)
-        del item.stash[self._whole]
-        guard, session = process_guard(), self._session
-        settings = session.settings(item)
-        try:
-            value = yield
-        except BaseException as error:
-            guard.cancel(span)
-            session.note_unjudged(item, settings, f"{type(error).__name__} in teardown")
-            raise
-        if trouble := item.stash.get(self._trouble, ""):
-            guard.cancel(span)
-            del item.stash[self._trouble]
-            session.note_unjudged(item, settings, trouble)
-            return value
-        funcargs = getattr(item, "funcargs", None)
-        if isinstance(funcargs, dict):
-            funcargs.clear()  # pytest keeps fixture values until after the report of this phase
-        self._finish(item, settings, guard.end(span))
-        return value
 
 
 def _round_name(settings: Settings, number: int) -> str:

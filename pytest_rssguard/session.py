@@ -14,7 +14,6 @@ from pytest_rssguard.failures import RssGuardWarning
 from pytest_rssguard.model import Outcome
 from pytest_rssguard.options import base_settings, unmeasurable_policy, wants
 from pytest_rssguard.record import Block, Record, brief
-from pytest_rssguard.recording import make_record, make_unjudged
 from pytest_rssguard.repetition import why_not_repeatable
 from pytest_rssguard.result import Result
 from pytest_rssguard.settings import Settings, marker_arguments, merge
@@ -40,6 +39,7 @@ class Session:
         except SettingError as error:
             raise pytest.UsageError(str(error)) from None
         self.all, self.judge_all = wants(config, "all"), wants(config, "judge-all")
+        self._flat = bool(config.getoption("xmlpath", None))
         self.off = bool(config.getoption("rssguard_off"))
         self._worker: str | None = os.environ.get("PYTEST_XDIST_WORKER") if hasattr(config, "workerinput") else None
         self._seen: set[int] = set()
@@ -145,10 +145,13 @@ class Session:
 
     def note(self, item: pytest.Item, settings: Settings, result: Result, *, judged: bool = True) -> Record:
         """Put what was found on `item` where reports find it; return it."""
+        from pytest_rssguard.recording import make_record
+
         record = make_record(
             item, settings, result, judged=judged, blocks=self._take_blocks(), worker=self._worker
         )  # fmt: skip
-        return attach(item, record)
+        self._attach(item, record)
+        return record
 
     def note_brief(self, item: pytest.Item, *, begun: Look, ended: Look, judged: bool) -> None:
         """Put on `item` that a cheap look has found nothing over the tolerance."""
@@ -159,23 +162,24 @@ class Session:
             file=path, line=line,
         )  # fmt: skip
         growth, live = ended.rss - begun.rss, ended.live - begun.live
-        attach_text(item, text, (Outcome.RETURNED.value, growth, live, -live))
+        attach(item, text, (Outcome.RETURNED.value, growth, live, -live) if self._flat else ())
 
     def note_unjudged(self, item: pytest.Item, settings: Settings, why: str) -> None:
         """Put on `item` that its own failure or skip stands."""
-        attach(item, make_unjudged(item, settings, why, blocks=self._take_blocks(), worker=self._worker))
+        from pytest_rssguard.recording import make_unjudged
+
+        self._attach(item, make_unjudged(item, settings, why, blocks=self._take_blocks(), worker=self._worker))
+
+    def _attach(self, item: pytest.Item, record: Record) -> None:
+        flat = (record.outcome.value, record.growth, record.held, record.retained) if self._flat else ()
+        attach(item, record.dumps(), flat)
 
 
-def attach(item: pytest.Item, record: Record) -> Record:
-    """Put the record on `item` as properties; a rerun replaces the one before."""
-    attach_text(item, record.dumps(), (record.outcome.value, record.growth, record.held, record.retained))
-    return record
-
-
-def attach_text(item: pytest.Item, text: str, flat: tuple[str, int, int, int]) -> None:
-    """Put a record on `item`, as text and as the flat values that JUnit shows."""
+def attach(item: pytest.Item, text: str, flat: tuple[str | int, ...]) -> None:
+    """Put a record on `item`, as text, and the flat values that JUnit shows; a rerun replaces the one before."""
     properties = item.user_properties
     if any(name == PROPERTY for name, _ in properties):
         properties[:] = [each for each in properties if each[0] not in _NAMES]
     properties.append((PROPERTY, text))
-    properties.extend(zip(_NAMES[1:], flat, strict=True))
+    if flat:
+        properties.extend(zip(_NAMES[1:], flat, strict=True))

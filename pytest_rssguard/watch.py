@@ -80,8 +80,8 @@ class Watch:
         look = self._look()
         tolerance = limit.tolerance
         seconds = (look.at - begun.at) / 1e9
-        drop_last_exception()
         if self._moved(begun, look, tolerance):
+            drop_last_exception()
             gc.collect(1)
             later = self._look()
             if self._moved(begun, later, tolerance):
