@@ -27,7 +27,10 @@ def hints(result: Result) -> Iterator[str]:
         return
     threads = result.after.threads - result.before.threads
     if threads > 0:
-        yield f"{threads} threads that the body started are still running: their stacks and caches are in use"
+        still = "1 thread that the body started is still running: its stack and cache"
+        if threads > 1:
+            still = f"{threads} threads that the body started are still running: their stacks and caches"
+        yield f"{still} are in use"
     huge = sum(region.huge for region in result.after.mappings) - sum(region.huge for region in result.before.mappings)
     if huge > result.limit.tolerance // 4:
         yield f"transparent huge pages grew by {format_change(huge)}: one touched byte makes 2 MiB resident"
@@ -46,7 +49,8 @@ def hints(result: Result) -> Iterator[str]:
 
 
 def _imports(result: Result) -> Iterator[str]:
-    packages = sorted({name.partition(".")[0] for name in result.modules if not name.startswith("_")})
+    packages = sorted({name.partition(".")[0] for name in result.modules})
+    packages = [name for name in packages if not name.startswith("_")] or packages
     if len(result.modules) >= _MANY_MODULES:
         names = ", ".join(packages[:3]) + (f" and {len(packages) - 3} more" if len(packages) > 3 else "")
         yield (
