@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from pytest_rssguard.errors import UnwritableError
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write `text` to `path` so that no reader ever sees half of it. Raises OSError."""
@@ -28,3 +30,12 @@ def try_to_write(path: Path) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".rssguard-")
     os.close(descriptor)
     Path(name).unlink()
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write the output of a command, whole or not at all. Raises UnwritableError, one line."""
+    try:
+        write_whole(path, text)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise UnwritableError(f"{path}: cannot be written ({why}); expected a file in a folder that exists") from None

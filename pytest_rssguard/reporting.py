@@ -61,7 +61,7 @@ class Reporting:
             write_whole(path, self._render(name, records, facts))
         if self._step_summary is not None:
             with self._step_summary.open("a", encoding="utf-8") as file:
-                file.write("\n" + self._render("md", records, facts))
+                file.write(("\n\n" if file.tell() else "") + self._render("md", records, facts))
 
     def _render(self, name: str, records: list[Record], facts: dict[str, Any]) -> str:
         if name == "json":

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from pytest_rssguard.errors import SettingError
-from pytest_rssguard.output_file import write_whole
+from pytest_rssguard.output_file import write_output
 from pytest_rssguard.report_file import read_report
 from pytest_rssguard.reporters.html import render_html
 
@@ -23,17 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the page. Returns 0; raises UnreadableReportError or SettingError (exit code 2)."""
-    run_ = read_report(arguments.report)
-    try:
-        write_whole(arguments.output, render_html(run_.records, run_.environment))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise SettingError(
-            name="--output",
-            given=str(arguments.output),
-            accepted="a file in a folder that exists",
-            advice=f"it cannot be written: {why}",
-        ) from None
-    sys.stdout.write(f"{arguments.output}: {len(run_.records)} tests\n")
+    """Write the page. Returns 0; raises UnreadableReportError or UnwritableError (exit code 2)."""
+    report = read_report(arguments.report)
+    write_output(arguments.output, render_html(report.records, report.environment))
+    sys.stdout.write(f"{arguments.output}: {len(report.records)} tests\n")
     return 0

@@ -110,7 +110,7 @@ def _detail(record: Record) -> dict[str, Any]:
     values = {
         "file": record.file if record.file != record.nodeid.partition("::")[0] else "",
         "message": record.message,
-        "text": record.text.partition("\n")[2] if record.text.startswith(record.message) else record.text,
+        "text": _below_message(record),
         "hints": [] if record.text else list(record.hints),
         "reason": record.reason,
         "rounds": [[each.get(name) for name in ("growth", "held", "retained")] for each in record.rounds]
@@ -123,6 +123,12 @@ def _detail(record: Record) -> dict[str, Any]:
         "regression": record.regression and dict(record.regression),
     }  # fmt: skip
     return {name: value for name, value in values.items() if value}
+
+
+def _below_message(record: Record) -> str:
+    """Return the failure text without its first line where that only repeats the message."""
+    first, _, rest = record.text.partition("\n")
+    return rest if first and record.message.endswith(first) else record.text
 
 
 def _block(block: Block) -> list[Any]:
