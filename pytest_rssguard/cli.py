@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
-from pytest_rssguard.errors import RssGuardError, UnreadableReportError
+from pytest_rssguard.errors import RssGuardError, SettingError, UnreadableReportError, UnwritableError
 from pytest_rssguard.version import VERSION
 
 #: Modules of pytest_rssguard.commands, in the order in which `--help` lists them.
-COMMANDS: Final[tuple[str, ...]] = ()
+COMMANDS: Final[tuple[str, ...]] = ("html",)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(given.run(given))
     except RssGuardError as error:
         print(f"pytest-rssguard {given.command}: {error}", file=sys.stderr)  # noqa: T201 - a command's own output
-        return 2 if isinstance(error, UnreadableReportError) else 1
+        return 2 if isinstance(error, (UnreadableReportError, UnwritableError, SettingError)) else 1
     except BrokenPipeError:  # the reader (head, less) has gone: nothing is left to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_rssguard.errors import UnreadableError
+from pytest_rssguard.output_file import try_to_write, write_whole
 from pytest_rssguard.record import Record, loads
 from pytest_rssguard.reporters.terminal import table
 from pytest_rssguard.session import PROPERTY
@@ -61,7 +61,7 @@ class Reporting:
             write_whole(path, self._render(name, records, facts))
         if self._step_summary is not None:
             with self._step_summary.open("a", encoding="utf-8") as file:
-                file.write("\n" + self._render("md", records, facts))
+                file.write(("\n\n" if file.tell() else "") + self._render("md", records, facts))
 
     def _render(self, name: str, records: list[Record], facts: dict[str, Any]) -> str:
         if name == "json":
@@ -109,28 +109,10 @@ def check_appendable(path: Path) -> None:
 
 def check_writable(path: Path, *, option: str) -> None:
     """Raise a usage error now, before any test runs, if `path` cannot be written later."""
-    folder = path.parent
     try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "is a directory")
-        folder.mkdir(parents=False, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=folder, prefix=".rssguard-")
-        os.close(descriptor)
-        Path(name).unlink()
-    except OSError as error:
+        try_to_write(path)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise pytest.UsageError(
-            f"{option}={path}: cannot be written ({error.strerror}); expected a file in a folder that exists"
+            f"{option}={path}: cannot be written ({why}); expected a file in a folder that exists"
         ) from None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` to `path` so that no reader ever sees half of it."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".rssguard-")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, not a path
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -107,7 +107,7 @@ def test_with_a_baseline_the_table_has_its_column_and_fits_80_columns() -> None:
         "returned!    +3.00MiB      +0B +3.00MiB   4.00MiB  1.00MiB  …st_a.py::test_grown",
         "returned          +0B      +0B -4.00KiB   4.00MiB        -  …est_a.py::test_fine",
         "! over the limit of the baseline",
-        "3 measured: 1 leaked, 2 returned, 1 over the baseline",
+        "3 measured: 1 leaked, 2 returned, 1 regressed",
     ]
 
 

@@ -26,6 +26,7 @@ _RESERVE: Final = 1_000
 _LONGEST_NAME: Final = 300
 #: Beyond these a name in a table could end its cell, its code span or its line.
 _UNSAFE: Final = re.compile(r"[`|\\\x00-\x1f\x7f-\x9f\u2028\u2029]|^\s|\s$|^$")
+_HARMLESS: Final = " /,-="
 _RUN_OF_TICKS: Final = re.compile(r"`{3,}")
 
 
@@ -120,4 +121,4 @@ def _code(text: str) -> str:
     """Return `text` as code in a table's cell, whatever it is."""
     if not _UNSAFE.search(text):
         return f"`{text}`"
-    return "<code>" + "".join(char if char.isalnum() else f"&#{ord(char)};" for char in text) + "</code>"
+    return "<code>" + "".join(char if char.isalnum() or char in _HARMLESS else f"&#{ord(char)};" for char in text) + "</code>"

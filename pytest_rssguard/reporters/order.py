@@ -23,9 +23,9 @@ def worst_first(records: Iterable[Record]) -> list[Record]:
 
 
 def counts(records: Sequence[Record]) -> Iterator[str]:
-    """Yield "1 leaked", "12 returned" and so on, worst first, and how many went over their baseline."""
+    """Yield "1 leaked", "12 returned" and so on, worst first, and how many regressed against their baseline."""
     for outcome in OUTCOMES:
         if found := sum(record.outcome is outcome for record in records):
             yield f"{found} {outcome.value}"
     if regressions := sum(record.regression is not None for record in records):
-        yield f"{regressions} over the baseline"
+        yield f"{regressions} regressed"
