@@ -66,3 +66,9 @@ class UnreadableReportError(UnreadableError):
     """A report file that is missing, damaged, of a newer schema or no report at all: one line that says which."""
 
     slug: ClassVar[str] = "unreadable-report"
+
+
+class UnreadableBaselineError(UnreadableError):
+    """A baseline file that is missing, damaged, of a newer schema or no baseline at all: one line that says which."""
+
+    slug: ClassVar[str] = "unreadable-baseline"

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from functools import partial
+from typing import Final
 
 import pytest
 
 from pytest_rssguard.api import process_guard
 from pytest_rssguard.calibration import call_bias
+from pytest_rssguard.checkpoint import Checkpoint
 from pytest_rssguard.errors import RssGuardError
+from pytest_rssguard.gate import Sizes, sizes
 from pytest_rssguard.guard import Guard
 from pytest_rssguard.keeping import Rounds
+from pytest_rssguard.model import Outcome
+from pytest_rssguard.record import Record
+from pytest_rssguard.regression import Confirmation
+from pytest_rssguard.repetition import why_not_repeatable
 from pytest_rssguard.result import Result
 from pytest_rssguard.session import Session
 from pytest_rssguard.settings import Settings
 from pytest_rssguard.span import Plan, Span
 from pytest_rssguard.watch import Watch
+
+#: What pytest.fail, pytest.skip and pytest.xfail raise: no Exceptions.
+_OUTCOMES: Final = (pytest.fail.Exception, pytest.skip.Exception, pytest.xfail.Exception)
 
 
 class Runner:
@@ -84,6 +95,10 @@ class Runner:
             session.finish_blocks(item)
         else:
             session.note_brief(item, begun=begun, ended=found, judged=judged)
+            if session.checkpoint is not None:
+                live = found.live - begun.live
+                seen = Sizes(held=live, retained=found.rss - begun.rss - live)
+                self._compare(item, settings, seen, session.checkpoint, judged=judged)
         return value
 
     def _once(self, item: pytest.Item, settings: Settings, *, judged: bool = True) -> Generator[None, object, object]:
@@ -137,9 +152,46 @@ class Runner:
         return value
 
     def _finish(self, item: pytest.Item, settings: Settings, result: Result, *, judged: bool = True) -> None:
-        self._session.note(item, settings, result, judged=judged)
+        record = self._session.note(item, settings, result, judged=judged)
         if judged:
             self._session.enforce(item, settings, result)
+        if self._session.checkpoint is not None:
+            self._compare(item, settings, sizes(record), self._session.checkpoint, record=record, result=result, judged=judged)
+
+    def _compare(
+        self, item: pytest.Item, settings: Settings, found: Sizes, checkpoint: Checkpoint, *, judged: bool,
+        record: Record | None = None, result: Result | None = None,
+    ) -> None:  # fmt: skip
+        """Compare with the committed baseline; raise what that asks for. Without a `result`: after a cheap look only."""
+        if result is not None and result.verdict.outcome is Outcome.UNMEASURABLE:
+            return
+        confirm = partial(self._confirm, item, settings, result)
+        finding = checkpoint.check(item, found, result, settings=settings, confirm=confirm)
+        self._session.note_finding(item, settings, finding, record=record, judged=judged)
+
+    def _confirm(self, item: pytest.Item, settings: Settings, result: Result | None) -> Confirmation:
+        """Run the body once more, measured like the first time, for a regression that is about to be called."""
+        if result is not None and len(result.rounds) > 1:
+            return Confirmation(rounds=len(result.rounds))
+        if settings.whole_test:
+            return Confirmation(impossible="a test measured with its fixtures runs once")
+        if why := why_not_repeatable(item):
+            return Confirmation(impossible=why)
+        guard = process_guard()
+        span = guard.begin(settings.limit, Plan(trim=settings.trim, within=settings.within, release=False))
+        try:
+            item.runtest()
+        except (Exception, SystemExit, *_OUTCOMES) as error:  # noqa: BLE001 - whatever a body raises: no confirmation
+            guard.cancel(span)
+            return Confirmation(trouble=type(error).__name__)
+        except BaseException:
+            guard.cancel(span)
+            raise
+        if getattr(item, "_excinfo", None):  # what a unittest method raised; the test itself has passed before
+            item._excinfo = None  # type: ignore[attr-defined]  # noqa: SLF001 - pytest has no other way to say so
+            guard.cancel(span)
+            return Confirmation(trouble="its own failure")
+        return Confirmation(result=guard.end(span))
 
     def _noticed(self, item: pytest.Item) -> Generator[None, object, object]:
         """Let a phase run that is part of a measured test; remember if it failed or skipped."""
