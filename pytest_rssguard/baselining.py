@@ -130,7 +130,7 @@ class Baselining:
                 if self._candidate is not None:
                     write_whole(self._candidate, dump_baseline(new))
                     candidate = str(self._config.getoption("rssguard_candidate"))
-                if self._writes and (changes or self._baseline is None) and not kept:
+                if self._writes and changes and not kept:
                     write_whole(self._checkpoint.place.path, dump_baseline(new))
                 if self._writes and not kept:
                     written = self._checkpoint.place.shown

@@ -142,7 +142,8 @@ class Checkpoint:
             return Finding(standing=Standing.WARNED, text=text)
         text = explain_regression(
             stand, told, confirmation=confirmation, entry=entry, today=self.today, nodeid=item.nodeid,
-            folder=self.place.given, file=self.place.shown, reason=settings.reason,
+            folder=self.place.given, file=self.place.shown,
+            marked=item.get_closest_marker("rss_returns") is not None, reason=settings.reason,
         )  # fmt: skip
         name = RssRegression.__name__
         return Finding(standing=Standing.REGRESSED, excess=stand[0], text=f"{name}: {text}", result=told)

@@ -43,14 +43,14 @@ def pytest_configure(config: pytest.Config) -> None:
             unmeasurable_policy(config)
         except SettingError as error:
             raise pytest.UsageError(str(error)) from None
+    if wants_gate(config):
+        _set_up_gate(config)
     if wants_all(config):
         _runner(config)
     if wants_report(config) and not hasattr(config, "workerinput"):
         from pytest_rssguard.reporting import Reporting
 
         config.pluginmanager.register(Reporting(config), "rssguard-reporting")
-    if wants_gate(config):
-        _set_up_gate(config)
 
 
 def _set_up_gate(config: pytest.Config) -> None:

@@ -51,9 +51,12 @@ def name_excess(excess: Excess) -> str:
 
 def explain_regression(
     excesses: Sequence[Excess], result: Result, *, confirmation: Confirmation, entry: Entry, today: date, nodeid: str,
-    folder: str, file: str, reason: str | None = None,
+    folder: str, file: str, marked: bool = True, reason: str | None = None,
 ) -> str:  # fmt: skip
-    """Return the whole failure text without the exception's name. `folder`, `file`: as --rssguard-baseline has them."""
+    """Return the whole failure text without the exception's name.
+
+    `folder`, `file`: as --rssguard-baseline has them. `marked`: whether the test is measured without --rssguard-all.
+    """
     first, *others = excesses
     lines = [name_excess(first), ""]
     if reason:
@@ -79,6 +82,8 @@ def explain_regression(
     lines += _wrap("baseline  ", file)
     lines += _wrap("fix       ", _fix(first))
     command = f"pytest {shlex.quote(nodeid)} --rssguard-baseline={shlex.quote(folder)}"
+    if not marked:
+        command += " --rssguard-all"
     lines += [f"accept    {command} --rssguard-update=all", f"re-run    {command}"]
     return "\n".join(lines)
 
