@@ -72,3 +72,9 @@ class UnwritableError(RssGuardError):
     """An output file that cannot be written."""
 
     slug: ClassVar[str] = "unwritable"
+
+
+class UnreadableBaselineError(UnreadableError):
+    """A baseline file that is missing, damaged, of a newer schema or no baseline at all: one line that says which."""
+
+    slug: ClassVar[str] = "unreadable-baseline"

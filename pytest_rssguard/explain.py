@@ -75,7 +75,7 @@ def explain(result: Result, *, nodeid: str = "", reason: str | None = None) -> I
     if result.rounds:
         yield from _wrap("rounds    ", tell_rounds(result))
     yield from _proof(result)
-    yield from _places(result)
+    yield from places(result)
     advice = [*hints(result)]
     for hint in advice:
         yield from _wrap("hint      ", hint)
@@ -158,7 +158,7 @@ def _proof(result: Result) -> Iterator[str]:
         yield from _wrap("census    ", f"not used, it does not add up: {'; '.join(result.census.problems)}")
 
 
-def _places(result: Result) -> Iterator[str]:
+def places(result: Result) -> Iterator[str]:
     """Yield where the memory is: mappings that grew, objects by size, blocks that pin pages."""
     if result.before is None or result.after is None:
         return

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
 
     from pytest_rssguard.settings import Settings
@@ -30,13 +32,16 @@ _VALUES = (
     ("retained", "fail|warn|SIZE", "default for retained (fail)"),
     ("rounds", "N", "default for rounds: run each guarded body N times; every round must exceed the tolerance to fail"),
     ("tolerance-scale", "X", "a factor on every tolerance"),
+    ("baseline", "DIR", "the regression gate: compare each measured test with the committed baseline in DIR"),
+    ("update", "new|ratchet|all|prune", "write the baseline: add new tests; also lower; overwrite; drop stale entries"),
+    ("candidate", "PATH", "write the baseline that would be committed to PATH"),
 )
 #: Arguments of the marker that ini values and command line give defaults for.
 SETTINGS = ("tolerance", "trim", "retained", "rounds", "warmup", "within")
 _ON_COMMAND_LINE = ("tolerance", "trim", "retained", "rounds")
 #: Named in the design, not yet built: asking for one is an error, never ignored.
 _LATER_FLAGS = ("isolate", "why")
-_LATER_VALUES = ("log", "baseline", "update", "candidate")
+_LATER_VALUES = ("log",)
 _INI = (
     ("tolerance", "default tolerance of rss_returns, such as 4MB"),
     ("trim", "default for trim: true or false"),
@@ -46,9 +51,10 @@ _INI = (
     ("within", "default for within: seconds in which memory may still come back"),
     ("all", "measure every test: true or false"),
     ("judge_all", "measure and judge every test: true or false"),
+    ("baseline", "folder of the committed baselines, from the ini file's folder on"),
     ("unmeasurable", "what a test that cannot be measured does: warn (default), fail or skip"),
 )
-_LATER_INI = ("baseline",)
+_LATER_INI: tuple[str, ...] = ()
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -119,6 +125,25 @@ def wants_all(config: pytest.Config) -> bool:
         import pytest
 
         raise pytest.UsageError(str(error)) from None
+
+
+def wants_gate(config: pytest.Config) -> bool:
+    """Whether this run names a baseline, or what is of use with one only."""
+    named = any(config.getoption(_dest(name)) is not None for name in ("baseline", "update", "candidate"))
+    return named or _ini(config, "baseline") is not None
+
+
+def baseline_folder(config: pytest.Config) -> tuple[Path, str] | None:
+    """Return where the committed baselines are, and how that was given; None where there is no gate.
+
+    On the command line a path starts where pytest was started, in the ini file where that file is.
+    """
+    if given := config.getoption("rssguard_baseline"):
+        return config.invocation_params.dir / given, str(given)
+    if given := _ini(config, "baseline"):
+        folder = (config.inipath.parent if config.inipath else config.rootpath) / given
+        return folder, str(given)
+    return None
 
 
 def base_settings(config: pytest.Config) -> Settings:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_rssguard.options import MARKER, SETTINGS, add_options, reject_later, wants_all, wants_report
+from pytest_rssguard.options import MARKER, SETTINGS, add_options, reject_later, wants_all, wants_gate, wants_report
 
 if TYPE_CHECKING:
     from pytest_rssguard.api import Blocks
@@ -43,12 +43,32 @@ def pytest_configure(config: pytest.Config) -> None:
             unmeasurable_policy(config)
         except SettingError as error:
             raise pytest.UsageError(str(error)) from None
+    if wants_gate(config):
+        _set_up_gate(config)
     if wants_all(config) and not (config.getoption("numprocesses", None) and not hasattr(config, "workerinput")):
         _runner(config).prepare()
     if wants_report(config) and not hasattr(config, "workerinput"):
         from pytest_rssguard.reporting import Reporting
 
         config.pluginmanager.register(Reporting(config), "rssguard-reporting")
+
+
+def _set_up_gate(config: pytest.Config) -> None:
+    """Read the baseline, and register who writes it: never an xdist worker."""
+    from pytest_rssguard.baselining import Baselining, Deselection
+    from pytest_rssguard.checkpoint import CHECKPOINT, open_checkpoint
+    from pytest_rssguard.errors import SettingError, UnreadableBaselineError
+
+    worker = hasattr(config, "workerinput")
+    try:
+        checkpoint = open_checkpoint(config)
+        if checkpoint is None or config.getoption("rssguard_off"):
+            return
+        config.stash[CHECKPOINT] = checkpoint
+        plugin = Deselection() if worker else Baselining(config, checkpoint)
+    except (SettingError, UnreadableBaselineError) as error:
+        raise pytest.UsageError(str(error)) from None
+    config.pluginmanager.register(plugin, "rssguard-baseline")
 
 
 def _session(config: pytest.Config) -> Session:

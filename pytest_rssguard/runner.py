@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -12,6 +13,8 @@ from pytest_rssguard.api import process_guard
 from pytest_rssguard.calibration import call_bias
 from pytest_rssguard.errors import RssGuardError
 from pytest_rssguard.guard import Guard
+from pytest_rssguard.model import Outcome
+from pytest_rssguard.repetition import why_not_repeatable
 from pytest_rssguard.result import Result
 from pytest_rssguard.session import Session
 from pytest_rssguard.settings import Settings
@@ -19,7 +22,14 @@ from pytest_rssguard.span import Plan
 from pytest_rssguard.watch import Watch
 
 if TYPE_CHECKING:
+    from pytest_rssguard.checkpoint import Checkpoint
+    from pytest_rssguard.gate import Sizes
+    from pytest_rssguard.record import Record
+    from pytest_rssguard.regression import Confirmation
     from pytest_rssguard.whole_test import WholeTests
+
+#: What pytest.fail, pytest.skip and pytest.xfail raise: no Exceptions.
+_OUTCOMES: Final = (pytest.fail.Exception, pytest.skip.Exception, pytest.xfail.Exception)
 
 
 class Runner:
@@ -46,7 +56,7 @@ class Runner:
             if self.whole is None and not self._session.off and self._session.settings(item).whole_test:
                 from pytest_rssguard.whole_test import WholeTests
 
-                self.whole = WholeTests(self._session)
+                self.whole = WholeTests(self._session, self.finish)
                 item.config.pluginmanager.register(self.whole, "rssguard-whole-tests")
         except RssGuardError:
             return False  # a marker that was added late and is bad: `check` says it
@@ -102,11 +112,17 @@ class Runner:
             return value
         found = watch.end(begun, limit, trim=settings.trim)
         if isinstance(found, Result):
-            self._finish(item, settings, found, judged=judged)
+            self.finish(item, settings, found, judged=judged)
         elif session.has_blocks:
             session.finish_blocks(item)
         else:
             session.note_brief(item, begun=begun, ended=found, judged=judged)
+            if session.checkpoint is not None:
+                from pytest_rssguard.gate import Sizes
+
+                live = found.live - begun.live
+                seen = Sizes(held=live, retained=found.rss - begun.rss - live)
+                self._compare(item, settings, seen, session.checkpoint, judged=judged)
         return value
 
     def _once(self, item: pytest.Item, settings: Settings, *, judged: bool = True) -> Generator[None, object, object]:
@@ -122,7 +138,7 @@ class Runner:
             guard.cancel(span)
             self._session.note_unjudged(item, settings, "its own failure")
             return value
-        self._finish(item, settings, guard.end(span), judged=judged)
+        self.finish(item, settings, guard.end(span), judged=judged)
         return value
 
     def _repeated(self, item: pytest.Item, settings: Settings) -> Generator[None, object, object]:
@@ -158,13 +174,55 @@ class Runner:
                 return value
             if span is not None:
                 rounds.add(number, guard.pause(span))
-        self._finish(item, settings, rounds.decide())
+        self.finish(item, settings, rounds.decide())
         return value
 
-    def _finish(self, item: pytest.Item, settings: Settings, result: Result, *, judged: bool = True) -> None:
-        self._session.note(item, settings, result, judged=judged)
+    def finish(self, item: pytest.Item, settings: Settings, result: Result, *, judged: bool = True) -> None:
+        """Note what was found, raise what it asks for, compare it with the committed baseline."""
+        record = self._session.note(item, settings, result, judged=judged)
         if judged:
             self._session.enforce(item, settings, result)
+        if self._session.checkpoint is not None:
+            from pytest_rssguard.gate import sizes
+
+            self._compare(item, settings, sizes(record), self._session.checkpoint, record=record, result=result, judged=judged)
+
+    def _compare(
+        self, item: pytest.Item, settings: Settings, found: Sizes, checkpoint: Checkpoint, *, judged: bool,
+        record: Record | None = None, result: Result | None = None,
+    ) -> None:  # fmt: skip
+        """Compare with the committed baseline; raise what that asks for. Without a `result`: after a cheap look only."""
+        if result is not None and result.verdict.outcome is Outcome.UNMEASURABLE:
+            return
+        confirm = partial(self._confirm, item, settings, result)
+        finding = checkpoint.check(item, found, result, settings=settings, confirm=confirm)
+        self._session.note_finding(item, settings, finding, record=record, judged=judged)
+
+    def _confirm(self, item: pytest.Item, settings: Settings, result: Result | None) -> Confirmation:
+        """Run the body once more, measured like the first time, for a regression that is about to be called."""
+        from pytest_rssguard.regression import Confirmation
+
+        if result is not None and len(result.rounds) > 1:
+            return Confirmation(rounds=len(result.rounds))
+        if settings.whole_test:
+            return Confirmation(impossible="a test measured with its fixtures runs once")
+        if why := why_not_repeatable(item):
+            return Confirmation(impossible=why)
+        guard = process_guard()
+        span = guard.begin(settings.limit, Plan(trim=settings.trim, within=settings.within, release=False))
+        try:
+            item.runtest()
+        except (Exception, SystemExit, *_OUTCOMES) as error:  # noqa: BLE001 - whatever a body raises: no confirmation
+            guard.cancel(span)
+            return Confirmation(trouble=type(error).__name__)
+        except BaseException:
+            guard.cancel(span)
+            raise
+        if getattr(item, "_excinfo", None):  # what a unittest method raised; the test itself has passed before
+            item._excinfo = None  # type: ignore[attr-defined]  # noqa: SLF001 - pytest has no other way to say so
+            guard.cancel(span)
+            return Confirmation(trouble="its own failure")
+        return Confirmation(result=guard.end(span))
 
 
 def _round_name(settings: Settings, number: int) -> str:

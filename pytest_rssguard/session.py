@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import pytest
 
 from pytest_rssguard.api import Blocks, Measurement, announce, failure, message
+from pytest_rssguard.checkpoint import CHECKPOINT, Finding
 from pytest_rssguard.errors import RssGuardError, SettingError
-from pytest_rssguard.failures import RssGuardWarning
+from pytest_rssguard.failures import RssGuardWarning, RssRegression
 from pytest_rssguard.model import Outcome
 from pytest_rssguard.options import base_settings, unmeasurable_policy, wants
 from pytest_rssguard.record import Block, Record, brief
@@ -21,6 +23,8 @@ from pytest_rssguard.watch import Look
 
 #: The name of our property in item.user_properties: the only channel that survives xdist, reruns and isolation plugins.
 PROPERTY: Final = "rssguard"
+#: How the test stands against the baseline: a gate.Standing.
+STANDING: Final = "rssguard_gate"
 #: What JUnit shows of a test: flat values, in bytes.
 _NAMES: Final = (PROPERTY, *(f"{PROPERTY}_{name}" for name in ("outcome", "growth", "held", "retained")))
 _FAILS: Final = {Outcome.LEAKED, Outcome.RETAINED, Outcome.GREW}
@@ -44,6 +48,7 @@ class Session:
         self._worker: str | None = os.environ.get("PYTEST_XDIST_WORKER") if hasattr(config, "workerinput") else None
         self._seen: set[int] = set()
         self._done: list[Measurement] = []
+        self.checkpoint = config.stash.get(CHECKPOINT, None)
         self.blocks = Blocks(self.base, off=self.off, done=self._block_done)
 
     def settings(self, item: pytest.Item) -> Settings:
@@ -174,12 +179,31 @@ class Session:
         flat = (record.outcome.value, record.growth, record.held, record.retained) if self._flat else ()
         attach(item, record.dumps(), flat)
 
+    def note_finding(
+        self, item: pytest.Item, settings: Settings, finding: Finding, *, record: Record | None, judged: bool
+    ) -> None:  # fmt: skip
+        """Put on `item` how it stands against the baseline; raise or warn as that asks for.
+
+        `record`: what is on `item`, None where a cheap look left one that the measured second run now replaces.
+        """
+        if finding.excess is not None and finding.result is not None:
+            record = record or self.note(item, settings, finding.result, judged=judged)
+            regression = {"baseline": finding.excess.baseline, "limit": finding.excess.limit}
+            text = finding.text
+            self._attach(item, replace(record, regression=regression, text=text, message=text.partition("\n")[0]))
+        item.user_properties[:] = [each for each in item.user_properties if each[0] != STANDING]
+        item.user_properties.append((STANDING, finding.standing.value))
+        if finding.excess is not None:
+            raise RssRegression(finding.text.partition(": ")[2])
+        if finding.text:
+            item.warn(RssGuardWarning(finding.text))
+
 
 def attach(item: pytest.Item, text: str, flat: tuple[str | int, ...]) -> None:
     """Put a record on `item`, as text, and the flat values that JUnit shows; a rerun replaces the one before."""
     properties = item.user_properties
     if any(name == PROPERTY for name, _ in properties):
-        properties[:] = [each for each in properties if each[0] not in _NAMES]
+        properties[:] = [each for each in properties if each[0] not in {*_NAMES, STANDING}]
     properties.append((PROPERTY, text))
     if flat:
         properties.extend(zip(_NAMES[1:], flat, strict=True))

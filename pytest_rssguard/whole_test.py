@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import pytest
 
 from pytest_rssguard.api import process_guard
 from pytest_rssguard.errors import RssGuardError
+from pytest_rssguard.result import Result
 from pytest_rssguard.session import Session
+from pytest_rssguard.settings import Settings
 from pytest_rssguard.span import Plan, Span
 
 
 class WholeTests:
     """Begins before a test's setup and ends after its teardown. Registered when the first such test is collected."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, finish: Callable[[pytest.Item, Settings, Result], None]) -> None:
         self._session = session
+        self._finish = finish
         self._whole: pytest.StashKey[Span] = pytest.StashKey()
         self._trouble: pytest.StashKey[str] = pytest.StashKey()
 
@@ -74,7 +77,5 @@ class WholeTests:
         funcargs = getattr(item, "funcargs", None)
         if isinstance(funcargs, dict):
             funcargs.clear()  # pytest keeps fixture values until after the report of this phase
-        result = guard.end(span)
-        session.note(item, settings, result)
-        session.enforce(item, settings, result)
+        self._finish(item, settings, guard.end(span))
         return value
