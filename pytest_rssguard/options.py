@@ -28,6 +28,7 @@ _VALUES = (
     ("json", "PATH", "write the JSON report"),
     ("md", "PATH", "write the Markdown report"),
     ("html", "PATH", "write the HTML report: one file that needs no network"),
+    ("log", "PATH", "write a line an event, at once: survives a kill; of xdist workers PATH with .gw0 before its suffix"),
     ("tolerance", "SIZE", "default for tolerance (4MB)"),
     ("retained", "fail|warn|SIZE", "default for retained (fail)"),
     ("rounds", "N", "default for rounds: run each guarded body N times; every round must exceed the tolerance to fail"),
@@ -41,7 +42,7 @@ SETTINGS = ("tolerance", "trim", "retained", "rounds", "warmup", "within")
 _ON_COMMAND_LINE = ("tolerance", "trim", "retained", "rounds")
 #: Named in the design, not yet built: asking for one is an error, never ignored.
 _LATER_FLAGS = ("isolate", "why")
-_LATER_VALUES = ("log",)
+_LATER_VALUES: tuple[str, ...] = ()
 _INI = (
     ("tolerance", "default tolerance of rss_returns, such as 4MB"),
     ("trim", "default for trim: true or false"),
@@ -103,6 +104,11 @@ def _ini(config: pytest.Config, name: str) -> Any:  # noqa: ANN401 - an ini valu
 def wants_report(config: pytest.Config) -> bool:
     """Whether this run shows or writes a report."""
     return any(config.getoption(f"rssguard_{name}") for name in ("report", "step_summary", "json", "md", "html"))
+
+
+def runs_tests(config: pytest.Config) -> bool:
+    """Whether tests run in this process: not so in the controller of pytest-xdist."""
+    return hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
 
 
 def wants(config: pytest.Config, name: str) -> bool:

@@ -6,12 +6,13 @@ sync, asyncio, anyio, unittest, hypothesis, subtests and doctest bodies are all 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_rssguard.options import MARKER, SETTINGS, add_options, reject_later, wants_all, wants_gate, wants_report
+from pytest_rssguard.options import MARKER, SETTINGS, add_options, reject_later, runs_tests, wants_all, wants_gate, wants_report
 
 if TYPE_CHECKING:
     from pytest_rssguard.api import Blocks
@@ -45,12 +46,28 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from None
     if wants_gate(config):
         _set_up_gate(config)
-    if wants_all(config) and not (config.getoption("numprocesses", None) and not hasattr(config, "workerinput")):
+    if wants_all(config) and runs_tests(config):
         _runner(config).prepare()
+    if given := config.getoption("rssguard_log"):
+        _set_up_log(config, given)
     if wants_report(config) and not hasattr(config, "workerinput"):
         from pytest_rssguard.reporting import Reporting
 
         config.pluginmanager.register(Reporting(config), "rssguard-reporting")
+
+
+def _set_up_log(config: pytest.Config, given: str) -> None:
+    """Write a log where tests run; elsewhere see now that it can be written."""
+    if runs_tests(config):
+        from pytest_rssguard.event_log import EventLog
+
+        worker = os.environ.get("PYTEST_XDIST_WORKER") if hasattr(config, "workerinput") else None
+        config.pluginmanager.register(EventLog(given, worker), "rssguard-log")
+    else:
+        from pytest_rssguard.event_log import log_path
+        from pytest_rssguard.reporting import check_writable
+
+        check_writable(log_path(given, "gw0"), option="--rssguard-log")
 
 
 def _set_up_gate(config: pytest.Config) -> None:

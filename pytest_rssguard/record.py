@@ -210,6 +210,8 @@ def from_json(values: Mapping[str, Any]) -> Record:
 
     Raises UnreadableError, one line that names the field at fault.
     """
+    if "brief" in values:
+        return _from_brief(values["brief"])
     known: dict[str, Any] = {}
     for name, read in _READ.items():
         if name not in values:
@@ -229,4 +231,4 @@ def from_json(values: Mapping[str, Any]) -> Record:
 def loads(line: str) -> Record:
     """Return the record in one line of JSON. Raises UnreadableError."""
     values = parse_object(line, what="record")
-    return _from_brief(values["brief"]) if "brief" in values else from_json(values)
+    return from_json(values)

@@ -38,7 +38,9 @@ class Reporting:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the record that travels with the reports: with that of the teardown where the whole test was measured."""
         if report.when in {"call", "teardown"}:
-            self._lines.extend(str(value) for name, value in report.user_properties if name == PROPERTY)
+            for name, value in report.user_properties:
+                if name == PROPERTY and not (self._lines and self._lines[-1] == value):
+                    self._lines.append(str(value))
 
     def records(self) -> list[Record]:
         """Return one record a test: of reruns the last, in the order in which tests ended."""

@@ -83,9 +83,10 @@ def _take(event: Mapping[str, Any], records: dict[str, Record], open_tests: dict
         open_tests[text(event["nodeid"])] = None
     elif name == "test":
         record = from_json(mapping(event["record"]))
-        open_tests.pop(record.nodeid, None)
         records.pop(record.nodeid, None)
         records[record.nodeid] = record
+    elif name == "end":
+        open_tests.pop(text(event["nodeid"]), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +113,14 @@ def merge_shards(shards: Mapping[str, Shard]) -> Merged:
             records[record.nodeid] = record
     environment = next((shard.run.environment for shard in shards.values() if shard.run.environment), {})
     run = Run(records=tuple(records.values()), environment=environment)
-    return Merged(run=run, notes=tuple(_notes(shards, records, twice)))
+    return Merged(run=run, notes=tuple(_notes(shards, twice)))
 
 
-def _notes(shards: Mapping[str, Shard], records: Mapping[str, Record], twice: Mapping[str, str]) -> Iterator[str]:
+def _notes(shards: Mapping[str, Shard], twice: Mapping[str, str]) -> Iterator[str]:
     for name, shard in shards.items():
         if shard.cut:
             yield f"{name}: the last line is cut off, as a killed process leaves it; it is left out"
         for nodeid in shard.unfinished:
-            if nodeid not in records:
-                yield f"{name}: {nodeid} began and did not end: its process was killed, or it was not measured"
+            yield f"{name}: {nodeid} began and did not end: its process was killed while it ran"
     for nodeid, name in twice.items():
         yield f"{nodeid}: in more than one shard; that of {name} stays"

@@ -29,7 +29,10 @@ _USUAL_BLOCK: Final = 64
 
 @dataclass(slots=True)
 class Look:
-    """What the counters said at one moment: bytes, a number of pymalloc blocks, nanoseconds."""
+    """What the counters said at one moment: bytes, a number of pymalloc blocks, nanoseconds.
+
+    `own`: bytes of shared memory that are the guard's own.
+    """
 
     size: int
     rss: int
@@ -37,6 +40,7 @@ class Look:
     live: int
     blocks: int
     at: int
+    own: int
 
 
 class Watch:
@@ -55,7 +59,8 @@ class Watch:
     def _look(self) -> Look:
         size, rss = self._probe.look()
         malloc = self._probe.malloc.quick_stats()
-        return Look(size, rss, malloc, malloc.uordblks + malloc.hblkhd, sys.getallocatedblocks(), time.perf_counter_ns())
+        live, blocks, own = malloc.uordblks + malloc.hblkhd, sys.getallocatedblocks(), self._probe.own_bytes
+        return Look(size, rss, malloc, live, blocks, time.perf_counter_ns(), own)
 
     def _read(self) -> Look:
         """Take a full reading, to be what later tests began with."""
@@ -124,11 +129,12 @@ class Watch:
         if trim:
             probe.malloc.purge()
         probe.read(self._spare)
-        own = probe.own_bytes
+        own = probe.own_bytes - begun.own
         counters = probe.counters(self._spare)
+        counters = replace(counters, rss=counters.rss - own, own=own)
         grown = max(counters.rss - begun.rss, ledger.allocator_growth(self._began(begun), counters))
         taken = guard.take_census() if grown > limit.tolerance else None
-        old, new = self._began(begun), replace(probe.decode(self._spare), rss=counters.rss - (probe.own_bytes - own))
+        old, new = self._began(begun), replace(probe.decode(self._spare), rss=counters.rss, own=own)
         readings = Readings(
             old=old, new=new, taken=taken, trimmed=False, emptied=guard.emptied, drift=self._age(begun) if taken else 0
         )  # fmt: skip
