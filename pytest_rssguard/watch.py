@@ -72,7 +72,7 @@ class Watch:
         """Look before a test; read in full where the last full reading is too far from now."""
         drop_last_exception()
         look = self._look()
-        if self._age(look) > limit.tolerance // 4:
+        if self._age(look) > limit.tolerance // 4 or look.own != self._last.own:
             self._last = self._read()
             look = self._look()
         return look
@@ -129,6 +129,7 @@ class Watch:
         if trim:
             probe.malloc.purge()
         probe.read(self._spare)
+        last = self._look()
         own = probe.own_bytes - begun.own
         counters = probe.counters(self._spare)
         counters = replace(counters, rss=counters.rss - own, own=own)
@@ -140,7 +141,7 @@ class Watch:
         )  # fmt: skip
         found = conclude(readings, limit, guard.knowledge())
         self._base, self._spare = self._spare, self._base
-        self._last = self._look()
+        self._last = last
         return Result(
             verdict=found.verdict, evidence=found.evidence, limit=limit, trim=trim,
             basis=Basis.CENSUS if readings.closes else Basis.COUNTERS, accounts=found.evidence.accounts,
