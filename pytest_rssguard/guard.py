@@ -68,11 +68,7 @@ class Guard:
         if self._open and self._open[-1].thread != threading.get_ident():
             raise RuntimeError("rssguard: another thread is measuring; measurements of two threads cannot overlap")
         if self._census is None:
-            span = Span(limit, plan, slots=None)
-            collect_garbage()
-            span.rss = self._process.memory_info().rss
-            self._open.append(span)
-            return span
+            return self._begin_blind(limit, plan, self.blind)
         probe = self.probe
         span = Span(limit, plan, slots=self._spare.pop() if self._spare else (probe.new_slot(), probe.new_slot()))
         assert span.before is not None
@@ -94,10 +90,27 @@ class Guard:
             self._settle(span.before, thorough=True, fine=limit.tolerance < _FINE, trim=plan.purge)
             span.before.finished = time.perf_counter_ns()
             probe.read(span.before)
+        except (OSError, UnreadableError) as error:
+            self._close(span)
+            return self._begin_blind(limit, plan, f"/proc does not answer: {error}")
         except BaseException:
             self._close(span)
             raise
         return span
+
+    def _begin_blind(self, limit: Limit, plan: Plan, why: str) -> Span:
+        span = Span(limit, plan, slots=None, why=why)
+        collect_garbage()
+        span.rss = self._process_rss()
+        self._open.append(span)
+        return span
+
+    def _process_rss(self) -> int:
+        """Return RSS by psutil, for the record only: 0 where even that cannot be read."""
+        try:
+            return int(self._process.memory_info().rss)
+        except (psutil.Error, OSError):
+            return 0
 
     def cancel(self, span: Span) -> None:
         """Forget a measurement whose body failed on its own."""
@@ -122,7 +135,7 @@ class Guard:
         self._check(span)
         try:
             if span.before is None or span.after is None or self._census is None:
-                return self._blind_result(span, self.blind)
+                return self._blind_result(span, span.why)
             self._read_end(span, span.before, span.after)
             return self._conclude(span, span.before, span.after, self._census)
         except (OSError, UnreadableError) as error:
@@ -138,7 +151,7 @@ class Guard:
         held = None
         try:
             if span.before is None or span.after is None or self._census is None:
-                return self._blind_result(span, self.blind)
+                return self._blind_result(span, span.why)
             self._read_end(span, span.before, span.after)
             old, new = self.probe.counters(span.before), self._counters(span, span.after)
             if _moved(old, new) > max(span.limit.tolerance, _COARSE):
@@ -314,7 +327,7 @@ class Guard:
 
     def _blind_result(self, span: Span, why: str) -> Result:
         collect_garbage()
-        rss = self._process.memory_info().rss
+        rss = self._process_rss()
         accounts = ledger.booked(rss - span.rss, {})
         return Result(
             verdict=Verdict(outcome=Outcome.UNMEASURABLE, why=why), limit=span.limit, trim=span.plan.trim,
