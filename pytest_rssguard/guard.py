@@ -75,11 +75,7 @@ class Guard:
         if self._open and self._open[-1].thread != threading.get_ident():
             raise RuntimeError("rssguard: another thread is measuring; measurements of two threads cannot overlap")
         if self._census is None:
-            span = Span(limit, plan, slots=None)
-            collect_garbage()
-            span.rss = _portable_rss()
-            self._open.append(span)
-            return span
+            return self._begin_blind(limit, plan, self.blind)
         probe = self.probe
         span = Span(limit, plan, slots=self._spare.pop() if self._spare else (probe.new_slot(), probe.new_slot()))
         assert span.before is not None
@@ -101,9 +97,19 @@ class Guard:
             self._settle(span.before, thorough=True, fine=limit.tolerance < _FINE, trim=plan.purge)
             span.before.finished = time.perf_counter_ns()
             probe.read(span.before)
+        except (OSError, UnreadableError) as error:
+            self._close(span)
+            return self._begin_blind(limit, plan, f"/proc does not answer: {error}")
         except BaseException:
             self._close(span)
             raise
+        return span
+
+    def _begin_blind(self, limit: Limit, plan: Plan, why: str) -> Span:
+        span = Span(limit, plan, slots=None, why=why)
+        collect_garbage()
+        span.rss = _portable_rss()
+        self._open.append(span)
         return span
 
     def cancel(self, span: Span) -> None:
@@ -129,7 +135,7 @@ class Guard:
         self._check(span)
         try:
             if span.before is None or span.after is None or self._census is None:
-                return self._blind_result(span, self.blind)
+                return self._blind_result(span, span.why)
             self._read_end(span, span.before, span.after)
             return self._conclude(span, span.before, span.after, self._census)
         except (OSError, UnreadableError) as error:
@@ -145,7 +151,7 @@ class Guard:
         held = None
         try:
             if span.before is None or span.after is None or self._census is None:
-                return self._blind_result(span, self.blind)
+                return self._blind_result(span, span.why)
             self._read_end(span, span.before, span.after)
             old, new = self.probe.counters(span.before), self._counters(span, span.after)
             if _moved(old, new) > max(span.limit.tolerance, _COARSE):
@@ -332,10 +338,13 @@ class Guard:
 
 
 def _portable_rss() -> int:
-    """Return RSS as any platform tells it, in bytes."""
+    """Return RSS as psutil tells it, in bytes, for the record only: 0 where even that cannot be read."""
     import psutil
 
-    return int(psutil.Process().memory_info().rss)
+    try:
+        return int(psutil.Process().memory_info().rss)
+    except (psutil.Error, OSError):
+        return 0
 
 
 def _moved(old: Snapshot, new: Snapshot) -> int:

@@ -150,7 +150,7 @@ class LinuxProbe:
         self._delta = 0
         self._exact_statm = True
         self.has_smaps = self._can_read(self._smaps)
-        self.has_rollup = self._can_read(self._rollup)
+        self.has_rollup = self._has_rollup()
         if not self._can_read(self._statm):
             self.why_not = f"{self._statm} cannot be read: this needs Linux's /proc"
             return
@@ -159,13 +159,23 @@ class LinuxProbe:
             return
         if self.malloc.active:
             self._find_main_arena()
-        self._exact_statm = self._statm_is_exact()
+        try:
+            self._exact_statm = self._statm_is_exact()
+        except UnreadableError as error:
+            self.why_not = f"{self._statm} makes no sense ({error})"
 
     @staticmethod
     def _can_read(path: str) -> bool:
         try:
             return bool(_read_small(path))
         except OSError:
+            return False
+
+    def _has_rollup(self) -> bool:
+        """Whether smaps_rollup can be read and says something: it is only needed where statm is not exact."""
+        try:
+            return parse_rollup(_read_small(self._rollup)) > 0
+        except (OSError, UnreadableError):
             return False
 
     def _statm_is_exact(self) -> bool:
@@ -326,6 +336,10 @@ class LinuxProbe:
         if known := slot.words[_RSS]:
             return int(known)
         text, end = slot.smaps, slot.length
+        last = text[max(0, text.rfind(b"\n", 0, max(0, end - 1)) + 1) : end]
+        whole = text.find(b"\nVmFlags:", 0, min(end, 4096)) < 0 or last.startswith(b"VmFlags:")
+        if not whole or not last.endswith(b"\n"):  # every mapping ends with its VmFlags (fs/proc/task_mmu.c, show_smap)
+            raise UnreadableError(f"smaps: the text is cut short after {end} bytes")
         total = 0
         at = text.find(b"\nRss:", 0, end)
         while at >= 0:

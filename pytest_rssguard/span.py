@@ -43,9 +43,10 @@ class Span:
         "slots",
         "then",
         "thread",
+        "why",
     )
 
-    def __init__(self, limit: Limit, plan: Plan, *, slots: tuple[Slot, Slot] | None) -> None:
+    def __init__(self, limit: Limit, plan: Plan, *, slots: tuple[Slot, Slot] | None, why: str = "") -> None:
         self.limit, self.plan = limit, plan
         self.slots = slots  # kept whole: a new pair after the baseline would be a live block more
         self.before: Slot | None = slots[0] if slots else None
@@ -56,6 +57,7 @@ class Span:
         self.own_after: int | None = None
         self.own_bytes = self.rss = self.bias = 0
         self.thread = threading.get_ident()
+        self.why = why  # nothing can be said of it, or ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,12 +37,16 @@ def breaks():
     if not broken:
         return
     path = Path(proc, "self", broken)
-    text = path.read_bytes() if how == "cut" else b""
+    text = path.read_bytes() if how.startswith("cut") else b""
+    half = text.find(b"\\nPss:", len(text) // 2) + 1
     path.unlink()
     if how == "EIO":
         path.symlink_to("/proc/self/mem")
     elif how != "missing":
-        path.write_bytes({"garbage": b"\\xff\\x00 utter\\nnonsense: 3\\n", "empty": b"", "cut": text[: len(text) // 2]}[how])
+        path.write_bytes({
+            "garbage": b"\\xff\\x00 utter\\nnonsense: 3\\n", "empty": b"",
+            "cut": text[: half + 2], "cut between lines": text[:half],
+        }[how])
 
 guard = Guard(LinuxProbe(proc=proc))
 found = {}
@@ -54,7 +58,8 @@ for name, body in (("nothing", lambda: None), ("leak", lambda: leak(10)), ("kept
     result = guard.end(span)
     assert sum(size or 0 for size in result.accounts.values()) == result.growth
     text = message(result, nodeid=name)
-    assert all(len(line) <= 78 for line in text.splitlines()), text
+    # a path is never broken: a line may be longer where it holds one word and no other
+    assert all(len(line) <= 78 or len(line.split()) == 1 for line in text.splitlines()), text
     found[name] = {
         "outcome": result.verdict.outcome, "basis": result.basis, "why": result.verdict.why, "text": text,
         "accounts": {str(account): size for account, size in result.accounts.items()},
@@ -143,11 +148,16 @@ def test_without_a_census_a_leak_is_never_passed(proc: Path, name: str) -> None:
         assert accounts["free_heap"] > 8 << 20
 
 
-@pytest.mark.parametrize("how", ["missing", "EIO", "garbage", "empty", "cut"])
-@pytest.mark.parametrize("name", ["smaps", "statm", "stat"])
+#: Half of statm or stat may still be a whole one: only smaps, which names every mapping, is known to be cut.
+BREAKS: Final = [
+    *((name, how) for name in ("smaps", "statm", "stat") for how in ("missing", "EIO", "garbage", "empty")),
+    ("smaps", "cut"),
+    ("smaps", "cut between lines"),
+]
+
+
+@pytest.mark.parametrize(("name", "how"), BREAKS)
 def test_a_file_that_breaks_in_the_middle_is_not_judged(proc: Path, name: str, how: str) -> None:
-    if how == "cut" and name != "smaps":
-        pytest.skip("a short text that is cut may still be one")
     found = _measure(proc.parent, proc, broken=name, how=how)
     outcomes = _outcomes(found)
     assert outcomes.pop("broken") == "unmeasurable"
