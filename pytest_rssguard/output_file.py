@@ -22,6 +22,12 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
+def append(path: Path, text: str) -> None:
+    """Add `text` to the file at `path`, behind a blank line if anything stands there. Raises OSError."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(("\n\n" if file.tell() else "") + text)
+
+
 def try_to_write(path: Path) -> None:
     """Raise OSError if `path` could not be written now; leave nothing behind but a folder for it."""
     if path.is_dir():

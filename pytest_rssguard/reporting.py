@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_rssguard.errors import UnreadableError
-from pytest_rssguard.output_file import try_to_write, write_whole
+from pytest_rssguard.output_file import append, try_to_write, write_whole
 from pytest_rssguard.record import Record, loads
 from pytest_rssguard.reporters.terminal import table
 from pytest_rssguard.session import PROPERTY
@@ -30,6 +30,7 @@ class Reporting:
             if path := config.getoption(f"rssguard_{name}"):
                 self._paths[name] = Path(path)
                 check_writable(self._paths[name], option=f"--rssguard-{name}")
+        self._problems: list[str] = []
         self._step_summary: Path | None = None
         if config.getoption("rssguard_step_summary") and (path := os.environ.get(_STEP_SUMMARY)):
             self._step_summary = Path(path)
@@ -54,16 +55,27 @@ class Reporting:
             latest[record.nodeid] = record
         return list(latest.values())
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write each report that is asked for: whole, or not at all."""
         if not self._paths and self._step_summary is None:
             return
         records, facts = self.records(), _environment()
         for name, path in self._paths.items():
-            write_whole(path, self._render(name, records, facts))
+            try:
+                write_whole(path, self._render(name, records, facts))
+            except OSError as error:
+                self._complain(session, f"--rssguard-{name}={path}", error)
         if self._step_summary is not None:
-            with self._step_summary.open("a", encoding="utf-8") as file:
-                file.write(("\n\n" if file.tell() else "") + self._render("md", records, facts))
+            try:
+                append(self._step_summary, self._render("md", records, facts))
+            except OSError as error:
+                self._complain(session, f"--rssguard-step-summary: {self._step_summary}", error)
+
+    def _complain(self, session: pytest.Session, what: str, error: OSError) -> None:
+        """Say in the summary that a path which could be written before the tests no longer can; fail the run."""
+        self._problems.append(f"rssguard: {what}: could not be written ({error.strerror})")
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     def _render(self, name: str, records: list[Record], facts: dict[str, Any]) -> str:
         if name == "json":
@@ -89,6 +101,8 @@ class Reporting:
                 terminalreporter.write_line(line)
         if self._config.getoption("rssguard_step_summary") and self._step_summary is None:
             terminalreporter.write_line(f"rssguard: ${_STEP_SUMMARY} is not set, so there is no step summary")
+        for problem in self._problems:
+            terminalreporter.write_line(problem, red=True)
 
 
 def _environment() -> dict[str, Any]:

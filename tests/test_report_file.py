@@ -104,6 +104,11 @@ def test_a_file_is_named_in_its_refusal(tmp_path: Path) -> None:
         assert str(refused.value).startswith(f"{path}: ")
 
 
+def test_a_path_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(UnreadableReportError, match="cannot be read"):
+        read_report(Path("a\0b"))
+
+
 def test_a_file_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_file, "LARGEST_FILE", 1 << 20)
     with pytest.raises(UnreadableReportError, match="larger than 1 MiB"):

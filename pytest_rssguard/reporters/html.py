@@ -111,6 +111,7 @@ def _detail(record: Record) -> dict[str, Any]:
         "file": record.file if record.file != record.nodeid.partition("::")[0] else "",
         "message": record.message,
         "text": _below_message(record),
+        "rss_untrimmed": record.rss_untrimmed if record.rss_untrimmed - record.rss_before > record.tolerance // 8 else None,
         "hints": [] if record.text else list(record.hints),
         "reason": record.reason,
         "rounds": [[each.get(name) for name in ("growth", "held", "retained")] for each in record.rounds]

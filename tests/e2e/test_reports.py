@@ -82,6 +82,35 @@ def test_a_path_that_cannot_be_written_is_a_usage_error_before_any_test(
     assert "imported" not in done.stdout.str()
 
 
+def test_a_path_that_is_gone_when_the_tests_end_is_said_and_fails_the_run(inner: Inner, pytester: pytest.Pytester) -> None:
+    source = """
+        import shutil
+
+        @pytest.mark.rss_returns
+        def test_tidy():
+            shutil.rmtree("out")
+    """
+    done = inner(source, "--rssguard-html=out/page.html", "--rssguard-json=report.json")
+    assert done.ret == 4
+    done.stdout.fnmatch_lines(["rssguard: --rssguard-html=out/page.html: could not be written (No such file or directory)"])
+    assert len(read_report(pytester.path / "report.json").records) == 1
+
+
+def test_workers_give_the_same_reports(inner: Inner, pytester: pytest.Pytester) -> None:
+    found = []
+    for number in ("0", "2"):
+        html_path, md_path = pytester.path / f"{number}.html", pytester.path / f"{number}.md"
+        inner(SOURCE, "-n", number, f"--rssguard-html={html_path}", f"--rssguard-md={md_path}")
+        data = page_data(html_path.read_text(encoding="utf-8"))
+        names = ("nodeid", "outcome", "judged", "tolerance", "line")
+        tests = [dict(zip(data["columns"], test, strict=True)) for test in data["tests"]]
+        assert all((test["worker"] is None) == (number == "0") for test in tests)
+        found.append((
+            sorted([test[name] for name in names] for test in tests), md_path.read_text(encoding="utf-8").splitlines()[1],
+        ))  # fmt: skip
+    assert found[0] == found[1]
+
+
 def test_the_step_summary_is_appended_where_it_is_asked_for(
     inner: Inner, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

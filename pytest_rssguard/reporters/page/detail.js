@@ -36,6 +36,7 @@ function drawAccounts(accounts, test) {
 // before -> after the body -> garbage collection -> settled -> malloc_trim after the verdict
 function fallSteps(test, detail) {
   const steps = [{ name: "before the body", level: test.rss_before }];
+  if (detail.rss_untrimmed) steps.unshift({ name: "before, without our own trims", level: detail.rss_untrimmed });
   const collected = test.rss_after - test.collected;
   steps.push({ name: "the body", from: test.rss_before, to: test.rss_after });
   if (test.collected) steps.push({ name: "garbage collection", from: test.rss_after, to: collected });
@@ -81,6 +82,8 @@ function drawFall(test, detail) {
     "RSS step by step",
     table,
     el("p", { class: "muted" }, `The bars begin at ${formatSize(Math.round(low))}.${limit ? " Dashed line: RSS before plus the tolerance." : ""}`),
+    detail.rss_untrimmed &&
+      el("p", { class: "muted" }, "Growth that only refills what our own trims had emptied does not count as retained: it is compared with RSS without them."),
     trim && el("p", { class: "muted" }, `malloc_trim(0) was predicted to return ${formatSize(trim[0])}; it returned ${formatSize(trim[1])}.`),
   );
 }

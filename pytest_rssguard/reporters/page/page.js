@@ -67,7 +67,12 @@ function makeWords(data) {
     ),
     el("p", {}, "Leaked: held growth over the tolerance, and the allocators' own counters grew by as much. Retained: freed by the program, still resident. Grew: neither explains it. Hidden: leaked into memory that was resident before. All sizes are resident bytes."),
   );
-  const rows = Object.entries(data.environment).map(([name, value]) => ({ cells: [name, typeof value === "string" ? value : JSON.stringify(value)] }));
+  const word = (value) => {
+    if (Array.isArray(value)) return value.map(word).join(", ");
+    if (value && typeof value === "object") return Object.entries(value).map(([name, inner]) => `${name}: ${word(inner)}`).join(", ");
+    return value === true ? "yes" : value === false ? "no" : value === null ? "not known" : String(value);
+  };
+  const rows = Object.entries(data.environment).map(([name, value]) => ({ cells: [name, word(value)] }));
   document.getElementById("environment").append(plainTable(["fact", "value"], rows, []));
 }
 

@@ -44,10 +44,12 @@ function makeTable(data) {
   const state = { key: "verdict", direction: 1, hidden: new Set(), query: "", shown: PORTION, open: new Set(), list: [] };
   const rows = new Map();
 
-  function compare(a, b) {
+  function comparison() {
     const { value } = columns.find((column) => column.key === state.key);
-    const [x, y] = [value(a), value(b)];
-    return (x < y ? -1 : x > y ? 1 : 0) * state.direction || a.rank - b.rank;
+    return (a, b) => {
+      const [x, y] = [value(a), value(b)];
+      return (x < y ? -1 : x > y ? 1 : 0) * state.direction || a.rank - b.rank;
+    };
   }
 
   function rowOf(test) {
@@ -94,7 +96,7 @@ function makeTable(data) {
 
   function render() {
     const query = state.query.trim().toLowerCase();
-    state.list = data.tests.filter((test) => !state.hidden.has(test.outcome) && (!query || test.haystack.includes(query))).sort(compare);
+    state.list = data.tests.filter((test) => !state.hidden.has(test.outcome) && (!query || test.haystack.includes(query))).sort(comparison());
     state.shown = PORTION;
     body.replaceChildren();
     showMore();
