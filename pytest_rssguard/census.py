@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
-from pytest_rssguard import arenas, heapwalk, poolscan
+from pytest_rssguard import arenas, heapmap, heapwalk, poolscan
 from pytest_rssguard.elf import bss_range
 from pytest_rssguard.errors import InconsistentMemoryError
 from pytest_rssguard.image import PAGE, Image
@@ -44,13 +44,14 @@ def take(
     pymalloc: bool = True,
     glibc: bool = True,
     slack: int = 0,
+    draw: bool = False,
 ) -> Census:
     """Return the census of the process behind `image`, whose mappings are `regions` (sorted by address).
 
     `key`: its tcache key. `malloc`, `pools`: its own statistics at the same instant, for the closing checks; None skips
     them. `pymalloc`, `glibc`: whether there can be pools, or heaps of glibc. `slack`: bytes of heap by which `malloc` may
-    be off. Never raises for what it finds: it lists it
-    in `problems`.
+    be off. `draw`: also draw each heap page by page (`Heap.cells`; heapmap.draw names them). Never raises for what it
+    finds: it lists it in `problems`.
     """
     started = time.perf_counter()
     problems: list[str] = []
@@ -59,7 +60,7 @@ def take(
     try:
         found = _arenas(image, regions) if glibc else []
         for arena in found:
-            heaps.extend(_walk(image, arena, key))
+            heaps.extend(_walk(image, arena, key, draw=draw))
     except InconsistentMemoryError as error:
         problems.append(f"heap walk: {error}")
     bss = tuple(_bss(image, regions))
@@ -198,12 +199,13 @@ def _thread_heaps(image: Image, arena: int, state: arenas.ArenaState) -> Iterato
     raise InconsistentMemoryError("no heap where an arena points", address=base)
 
 
-def _walk(image: Image, arena: _Arena, key: int | None) -> Iterator[Heap]:
+def _walk(image: Image, arena: _Arena, key: int | None, *, draw: bool) -> Iterator[Heap]:
     fastbins = _fastbins(image, arena.state)
     for first, end in arena.heaps:
         start = first & -arenas.HEAP_MAX if not arena.main else first
         inside = first <= arena.state.top < end
         marks = _Marks(first, end, fastbins) if fastbins else None
+        drawn = heapmap.canvas(first, end) if draw else None
         top_end = (image.word(arena.state.top + 8) or 0) & -8
         heap = heapwalk.walk(
             image,
@@ -214,8 +216,13 @@ def _walk(image: Image, arena: _Arena, key: int | None) -> Iterator[Heap]:
             main=arena.main,
             top_releasable=arena.main and arena.state.top + top_end == end,
             fast=marks.bytes if marks else None,
+            drawn=drawn,
         )
-        yield replace(heap, start=start, metadata=heap.metadata + image.resident(start, first))
+        cells, pages_per_cell = heapmap.fold(image, drawn, first, end) if drawn else ("", 0)
+        yield replace(
+            heap, start=start, metadata=heap.metadata + image.resident(start, first), arena=arena.state.bins, cells=cells,
+            pages_per_cell=pages_per_cell,
+        )  # fmt: skip
         if marks:
             marks.close()
 

@@ -30,11 +30,19 @@ def pin_class(size: int) -> int:
     return size if size <= EXACT_SIZES else 1 << (size - 1).bit_length()
 
 
+#: What a walk writes for a page into `drawn`: free and pinned, free and trimmable, the top of an arena; live stays 0.
+PINNED_PAGE: Final = ord("P")
+TRIMMABLE_PAGE: Final = ord("T")
+TOP_PAGE: Final = ord("A")
+
+
 @dataclass(slots=True)
 class _Free:
     """What free ranges add up to. One free range is what malloc_trim would see after it merged the fastbins."""
 
     memory: Memory
+    drawn: mmap.mmap | bytearray | None = None
+    base: int = 0  # the page that drawn[0] stands for
     pinned: int = 0
     pinned_pages: int = 0
     trimmable: int = 0
@@ -47,8 +55,16 @@ class _Free:
             self._pin(start, end)
             return
         self.trimmable += self.memory.resident(release_from, release_to)
+        self.draw(release_from // PAGE, release_to // PAGE, TRIMMABLE_PAGE)
         self._pin(start, release_from)
         self._pin(release_to, end)
+
+    def draw(self, first: int, stop: int, letter: int) -> None:
+        """Write `letter` for the pages [first, stop), in pieces far below 64 KiB: these bytes come from malloc."""
+        if self.drawn is None:
+            return
+        for at in range(first - self.base, stop - self.base, 4096):
+            self.drawn[at : min(at + 4096, stop - self.base)] = bytes((letter,)) * min(4096, stop - self.base - at)
 
     def _pin(self, start: int, end: int) -> None:
         if start >= end:
@@ -57,6 +73,7 @@ class _Free:
         first, last = max(start // PAGE, self.last_page + 1), (end - 1) // PAGE
         if first <= last:
             self.pinned_pages += self.memory.resident(first * PAGE, (last + 1) * PAGE) // PAGE
+            self.draw(first, last + 1, PINNED_PAGE)
             self.last_page = last
 
 
@@ -84,16 +101,19 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
     top_releasable: bool = True,
     cached_up_to: int = EXACT_SIZES,
     fast: mmap.mmap | bytes | None = None,
+    drawn: mmap.mmap | bytearray | None = None,
 ) -> Heap:
     """Classify the heap whose first chunk is at `start` and whose memory ends at `end` (addresses, in bytes).
 
     `top`: address of the arena's top chunk if it lies in this heap. `key`: the tcache key, None where unknown.
     `cached_up_to`: the largest chunk that a tcache takes. `fast[(address - start) // 16]` is nonzero for chunks that lie
-    in a fastbin. `main` and `top_releasable`: whose top this is, and whether malloc_trim can give it back. Raises
-    InconsistentMemoryError where the chain of headers breaks.
+    in a fastbin. `main` and `top_releasable`: whose top this is, and whether malloc_trim can give it back. `drawn`: zeroed
+    bytes, one for each page from that of `start` to `end`, to write down what is free there (PINNED_PAGE and so on),
+    resident or not. Raises InconsistentMemoryError where the chain of headers breaks.
     """
     live = blocks = untouched = tcache = free = fast_bytes = arena_top = top_trimmable = 0
-    book = _Free(memory)
+    base_page = start >> 12
+    book = _Free(memory, drawn, base_page)
     pins = book.pins
     pinned = pages = 0  # of small free ranges, added to the book's at the end
     last_page = -1
@@ -142,6 +162,10 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
                     if last >= first:
                         pages += last - first + 1
                         last_page = last
+                        if drawn is not None:
+                            drawn[last - base_page] = 80  # PINNED_PAGE
+                            if last > first:
+                                book.draw(first, last, 80)
                 else:
                     book.last_page = last_page
                     book.add(range_start, address, *releasable(range_start, address))
@@ -210,6 +234,7 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
             top_trimmable = book.trimmable - below
         else:
             arena_top = memory.resident(top_start, end_of_walk)
+            book.draw((top_start + PAGE - 1) // PAGE, end_of_walk // PAGE, TOP_PAGE)
     elif range_start:
         book.add(range_start, end_of_walk, *releasable(range_start, end_of_walk))
     return Heap(

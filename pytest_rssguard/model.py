@@ -198,12 +198,14 @@ class Heap:
     `free` and `fast` are what the bins (tops included) and the fastbins hold, resident or not: the closing checks.
     `top_trimmable` is the part of `trimmable` at the end of the main heap: free() gives it back itself when it passes
     M_TRIM_THRESHOLD. `pins` maps the chunk size of live blocks on pinned pages to their number (sizes over 1040 are
-    rounded up to a power of two and counted under it).
+    rounded up to a power of two and counted under it). `arena` is the address of the arena's bins, 0 where not told.
+    `cells` draws the heap, where that was asked for: run-length coded as in record.HeapMap, `pages_per_cell` pages each.
     """
 
     start: int
     end: int
     main: bool
+    arena: int = 0
     live: int = 0
     live_blocks: int = 0
     untouched: int = 0
@@ -217,6 +219,8 @@ class Heap:
     arena_top: int = 0
     metadata: int = 0
     pins: Mapping[int, int] = field(default_factory=dict)
+    cells: str = ""
+    pages_per_cell: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +273,7 @@ class Census:
 
     def slim(self) -> Census:
         """Return what sums need of it: nothing that takes more than 512 bytes, and so none of malloc's memory."""
-        return replace(self, heaps=tuple(replace(heap, pins={}) for heap in self.heaps), pieces=())
+        return replace(self, heaps=tuple(replace(heap, pins={}, cells="") for heap in self.heaps), pieces=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,21 +37,24 @@ class SelfCensus:
         self._note = shared_buffer(mmap.PAGESIZE)
         self._view = memoryview(self._note)
 
-    def take(self) -> Census:
-        """Return the census of now. Never raises for what it finds; `problems` says what did not close."""
+    def take(self, *, draw: bool = False) -> Census:
+        """Return the census of now, with its heaps drawn if `draw`.
+
+        Never raises for what it finds; `problems` says what did not close.
+        """
         result = Census(problems=("no census was taken",))
         for _ in range(_TRIES):
             try:
-                return self._through_copy()
+                return self._through_copy(draw=draw)
             except UnreadableError as error:
-                result = self._in_place(str(error))
+                result = self._in_place(str(error), draw=draw)
             except InconsistentMemoryError as error:
                 return Census(problems=(str(error),))
             if result.closes:
                 break
         return result
 
-    def _through_copy(self) -> Census:
+    def _through_copy(self, *, draw: bool) -> Census:
         probe = self._probe
         notes = []
         cached = -1
@@ -61,7 +64,7 @@ class SelfCensus:
         if probe.pools.active:
             notes += probe.pools.notes()
         with self._freezer.frozen(notes) as pid, Image(pid, proc=probe.proc) as image:
-            return self._take(image, read_regions(f"{probe.proc}/{pid}/smaps"), self._noted(cached))
+            return self._take(image, read_regions(f"{probe.proc}/{pid}/smaps"), self._noted(cached), draw=draw)
 
     def _noted(self, cached: int) -> MallocStats | None:
         if not self._probe.malloc.active:
@@ -69,7 +72,9 @@ class SelfCensus:
         words = memoryview(self._view[: 8 * glibc.WORDS].tobytes()).cast("Q")
         return replace(glibc.parse_mallinfo(words), tcache=None if cached < 0 else cached)
 
-    def _take(self, image: Image, regions: Collection[Region], malloc: MallocStats | None, slack: int = 0) -> Census:
+    def _take(
+        self, image: Image, regions: Collection[Region], malloc: MallocStats | None, slack: int = 0, *, draw: bool
+    ) -> Census:
         pools = self._probe.pools
         return census.take(
             image,
@@ -80,9 +85,10 @@ class SelfCensus:
             pymalloc=pools.active,
             slack=slack or (_PYTHON_IN_MALLOC if pools.objects_in_malloc else 0),
             glibc=self._probe.malloc.active,
+            draw=draw,
         )
 
-    def _in_place(self, why: str) -> Census:
+    def _in_place(self, why: str, *, draw: bool) -> Census:
         """Read this process while it runs: valid only if malloc stood still meanwhile, but for us."""
         probe = self._probe
         try:
@@ -90,7 +96,7 @@ class SelfCensus:
                 if probe.pools.active:
                     probe.pools.write()
                 before = probe.malloc.stats() if probe.malloc.active else None
-                found = self._take(image, read_regions(f"{probe.proc}/self/smaps"), before, _IN_PLACE)
+                found = self._take(image, read_regions(f"{probe.proc}/self/smaps"), before, _IN_PLACE, draw=draw)
                 after = probe.malloc.stats() if probe.malloc.active else None
         except (UnreadableError, InconsistentMemoryError) as error:
             return Census(problems=(f"{why}; {error}",))

@@ -333,6 +333,35 @@ class HeapBuilder:
             pins=pins,
         )
 
+    def pages(self, *, main: bool = True, top_releasable: bool = True) -> str:
+        """Return one letter for each page of [first, end), as a drawing has to show it (record.HeapMap)."""
+        memory = self.memory()
+        ranges = self._free_ranges()
+        last = ranges.pop() if self._top is not None else None
+        gone: list[tuple[int, int]] = []
+        stays: list[tuple[int, int]] = []
+        for start, end in ranges:
+            gone_from, gone_to = _mtrim(start, end)
+            gone.append((gone_from, gone_to))
+            stays += [(start, gone_from), (gone_to, end)]
+        top = (0, 0)
+        if last is not None and main and top_releasable:
+            gone.append((_systrim(*last), last[1]))
+            stays.append((last[0], gone[-1][0]))
+        elif last is not None:
+            top = last
+        letters = []
+        for page in range(self.first // PAGE * PAGE, self._end, PAGE):
+            if not memory.resident(page, page + PAGE):
+                letters.append(".")
+            elif any(start <= page and page + PAGE <= end for start, end in gone):
+                letters.append("T")
+            elif any(start < page + PAGE and page < end for start, end in stays if start < end):
+                letters.append("P")
+            else:
+                letters.append("A" if top[0] <= page and page + PAGE <= top[1] else "L")
+        return "".join(letters)
+
     def _free_ranges(self) -> list[tuple[int, int]]:
         """Return the free ranges as malloc_trim sees them, neighbours merged; the last one holds the top, if any."""
         ranges: list[tuple[int, int]] = []
