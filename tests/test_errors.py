@@ -67,4 +67,7 @@ def test_errors_can_be_caught_as_ours_and_as_their_builtin_kind(error: type[Exce
 def test_every_error_has_a_slug_of_its_own() -> None:
     classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, RssGuardError)]
     slugs = sorted(each.slug for each in classes)
-    assert slugs == ["bad-setting", "error", "inconsistent-memory", "unknown-argument", "unreadable", "unreadable-report"]
+    assert slugs == [
+        "bad-setting", "error", "inconsistent-memory", "unknown-argument", "unreadable", "unreadable-baseline",
+        "unreadable-report",
+    ]  # fmt: skip
