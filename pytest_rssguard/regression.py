@@ -91,8 +91,8 @@ def explain_regression(
 def _meaning(first: Excess, result: Result) -> str:
     what = "holds more memory after" if first.metric is Metric.HELD else "has more freed memory resident after"
     return (
-        f"REGRESSION: the process {what} this test than its committed baseline allows. The tolerance of the test "
-        f"({format_size(result.limit.tolerance)}) is another limit: it was not passed, or is not judged."
+        f"REGRESSION: the process {what} this test than its committed baseline allows. The test's own tolerance "
+        f"({format_size(result.limit.tolerance)}) is a limit apart from that, and did not fail it."
     )
 
 

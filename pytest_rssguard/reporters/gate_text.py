@@ -102,7 +102,7 @@ def _notices(run: GateRun) -> Iterator[str]:
         yield "         over the limit at first, not when the body ran again: first-use cost"
     if run.outside:
         yield from _names("outside", run.outside)
-        yield "         not below pytest's rootdir, or with too long a name: no baseline names them"
+        yield "         no baseline names them: outside pytest's rootdir, or too long"
 
 
 def _waiver(name: str, entry: Entry | None) -> str:
@@ -123,7 +123,7 @@ def _update(run: GateRun, *, quiet: bool) -> Iterator[str]:
         yield f"kept     {run.file} as it is: {run.kept}"
     for label, path in (("written", run.written), ("candidate", run.candidate)):
         if path:
-            yield f"{label:<9} {path}: {_kinds(run.changes)}"
+            yield f"{label:<9}{'' if len(label) < 9 else ' '}{path}: {_kinds(run.changes)}"
     if not quiet and run.changes and (run.written or run.candidate):
         yield from change_table(run.changes)
 
