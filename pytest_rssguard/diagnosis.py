@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_rssguard.canary import PLANTS, Answer, Check, Finding, Plant, assess, parse_finding
+from pytest_rssguard.canary import Answer, Check, Finding, assess, bounds, parse_finding
 from pytest_rssguard.capabilities import Capability, can_divide, probe_capabilities
 from pytest_rssguard.environment import environment
+from pytest_rssguard.planting import PLANTS, Plant
 from pytest_rssguard.units import format_size
 from pytest_rssguard.version import VERSION
 
 _WIDTH: Final = 80
 #: A plant takes a quarter of a second; a machine a hundred times slower is still heard.
 _PATIENCE: Final = 120
-_TESTS: Final = '''
+_TESTS: Final = """
 import ctypes
 import pytest
 
@@ -39,7 +39,7 @@ def test_clean():
 @pytest.mark.rss_returns(tolerance="4MB")
 def test_leak():
     ctypes.memset(LIBC.malloc(16 << 20), 1, 16 << 20)
-'''
+"""
 _REQUIRED: Final = {"test_clean": "returned", "test_leak": "leaked"}
 
 
@@ -85,15 +85,18 @@ def _plant(plant: Plant, *, census: bool) -> Check:
             [sys.executable, "-m", "pytest_rssguard.canary", plant.name],
             capture_output=True, text=True, check=False, timeout=_PATIENCE, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        if done.returncode:
-            raise ValueError(f"its process ended with {done.returncode}: {_last_line(done.stderr)}")
-        return assess(plant, parse_finding(done.stdout), census=census)
+        if not done.returncode:
+            return assess(plant, parse_finding(done.stdout), census=census)
+        why = f"its process ended with {done.returncode}: {_last_line(done.stderr)}"
     except (ValueError, subprocess.TimeoutExpired) as error:
-        return Check(plant=plant, answer=Answer.WRONG, finding=nothing, said=(str(error),))
+        why = str(error)
+    return Check(plant=plant, answer=Answer.WRONG, finding=nothing, said=(why,))
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[-1]
+    """Return the line that says what went wrong: the last that names an error, or the last."""
+    lines = text.strip().splitlines() or [""]
+    return next((line.strip() for line in reversed(lines) if "error" in line.lower()), lines[-1].strip())
 
 
 def _try_gate() -> Gate:
@@ -107,7 +110,6 @@ def _try_gate() -> Gate:
             done = subprocess.run(  # noqa: S603 - this interpreter, with arguments made here
                 [sys.executable, "-m", "pytest", *command],
                 cwd=folder, capture_output=True, text=True, check=False, timeout=_PATIENCE, stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)},
             )  # fmt: skip
             records = json.loads(report.read_text(encoding="utf-8"))["tests"]
             found = {record["nodeid"].rpartition("::")[2]: record["outcome"] for record in records}
@@ -148,7 +150,7 @@ def render(diagnosis: Diagnosis) -> Iterator[str]:
         yield _planted(check)
         for said in check.said:
             yield from _row("     ", said)
-    yield from _row(f"{diagnosis.gate.answer.value:9}{'a test run':15}", diagnosis.gate.said)
+    yield from _row(f"{diagnosis.gate.answer.value:9}{'a test run':24}", diagnosis.gate.said)
     yield ""
     yield from _row("", _conclusion(diagnosis))
 
@@ -160,7 +162,7 @@ def _planted(check: Check) -> str:
         required = f"{required}, {plant.account.value}"
     found = finding.outcome or "-"
     if check.size is not None:
-        found = f"{format_size(check.size)} of {format_size(plant.planted)}" if plant.account else f"{found}, +{check.size} B"
+        found = f"{format_size(check.size)} of {format_size(finding.planted)}" if plant.account else f"{found}, +{check.size} B"
     return f"{check.answer.value:9}{plant.name:24}{required:27}{found}".rstrip()
 
 
@@ -200,7 +202,8 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
                 "name": check.plant.name, "answer": check.answer.value.lower(), "said": list(check.said),
                 "required": check.plant.outcome.value, "masked": check.plant.masked,
                 "account": check.plant.account and check.plant.account.value,
-                "planted": check.plant.planted, "least": check.plant.least, "most": check.plant.most, "size": check.size,
+                "planted": check.finding.planted, "least": bounds(check.finding.planted)[0],
+                "most": bounds(check.finding.planted)[1], "size": check.size,
                 "found": {key: getattr(check.finding, key) for key in Finding.__slots__ if key != "absent"},
             }
             for check in diagnosis.checks
