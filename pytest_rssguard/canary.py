@@ -22,7 +22,7 @@ from pytest_rssguard.units import format_size
 TOLERANCE: Final = 4 << 20
 #: What may be on top of the planted bytes: page ends, the objects of the measurement, glibc's own data.
 _SLACK: Final = 256 << 10
-#: What a plant of freed memory keeps: what pins it, and what threads leave in their caches.
+#: What a plant of freed memory may keep beside what is known: blocks that lie on top, the caches of a thread.
 _MOST_LIVE: Final = 1 << 20
 
 
@@ -137,8 +137,8 @@ def _objections(plant: Plant, finding: Finding, size: int | None, *, census: boo
     yield from _outside(size, finding.planted, str(plant.account.value if plant.account else "all accounts"))
     if plant.outcome is Outcome.LEAKED:
         yield from _outside(finding.allocated, finding.planted, "the allocators' own counters")
-    elif finding.allocated is None or abs(finding.allocated) > _MOST_LIVE:
-        yield f"{finding.allocated} B allocated, but nothing of it was kept"
+    elif finding.allocated is None or abs(finding.allocated - plant.kept) > _MOST_LIVE:
+        yield f"{finding.allocated} B allocated, where {plant.kept:,} B were kept"
 
 
 def _outside(size: int | None, planted: int, where: str) -> Iterator[str]:
