@@ -51,6 +51,8 @@ class Guard:
             self.blind = f"{sys.implementation.name}: its memory manager is not known here"
         self._census: SelfCensus | None = None
         self._warm = False
+        #: Whether censuses draw heaps page by page; set it before the first measurement.
+        self.draws = False
 
     def warm_up(self) -> None:
         """Walk every path of a passing measurement, once: what first use costs then falls on no test."""
@@ -61,6 +63,7 @@ class Guard:
             from pytest_rssguard.self_census import SelfCensus
 
             self._census = SelfCensus(self.probe)
+            self._census.draws = self.draws
         for trim in (True, False, False):
             self.end(self.begin(Limit(tolerance=1 << 40), Plan(trim=trim)))
 

@@ -148,6 +148,11 @@ class Image:
         return list(zip(self._starts, self._ends, strict=True))
 
     @property
+    def can_scan(self) -> bool:
+        """Whether the kernel lists residency itself (PAGEMAP_SCAN). True until it was tried."""
+        return self._can_scan
+
+    @property
     def covered_to(self) -> int:
         """Where the last scan stopped: scan on from here."""
         return self._covered_to

@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if wants_gate(config):
         _set_up_gate(config)
     if wants_all(config) and runs_tests(config):
-        _runner(config).prepare()
+        _runner(config).prepare(config)
     if given := config.getoption("rssguard_log"):
         _set_up_log(config, given)
     if wants_report(config) and not hasattr(config, "workerinput"):

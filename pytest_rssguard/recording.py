@@ -9,6 +9,7 @@ import pytest
 
 from pytest_rssguard.api import announce, message
 from pytest_rssguard.explain import tell_rounds
+from pytest_rssguard.heapmap import draw
 from pytest_rssguard.hints import hints
 from pytest_rssguard.ledger import booked
 from pytest_rssguard.model import Outcome
@@ -18,6 +19,8 @@ from pytest_rssguard.settings import Settings
 
 _MOST_PINS: Final = 8
 _MOST_MAPPINGS: Final = 12
+#: A drawing has up to 10 KB, and every record travels in the test's report.
+_MOST_HEAPS: Final = 4
 
 
 def make_record(
@@ -40,6 +43,7 @@ def make_record(
         released=(result.released.predicted, result.released.observed) if result.released else None,
         mappings=tuple(_mappings(result)) if failed else (),
         text=message(result, nodeid=item.nodeid, reason=settings.reason) if failed else "",
+        heap_map=draw(result.census)[:_MOST_HEAPS] if failed and result.census else (),
         file=path, line=None if line is None else line + 1,
     )  # fmt: skip
 

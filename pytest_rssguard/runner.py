@@ -41,9 +41,10 @@ class Runner:
         self._watch: Watch | None = None
         self.whole: WholeTests | None = None
 
-    def prepare(self) -> None:
+    def prepare(self, config: pytest.Config) -> None:
         """Make all that looking at every test needs, while the process is small: later each collection takes longer."""
         if not self._session.off:
+            process_guard().draws = _wants_drawings(config)
             self._watch = Watch(process_guard())
 
     def check(self, item: pytest.Item) -> None:
@@ -76,6 +77,7 @@ class Runner:
 
     def _prepare(self, item: pytest.Item) -> Guard:
         guard = process_guard()
+        guard.draws = guard.draws or _wants_drawings(item.config)
         _set_current_test(item)
         if self._bias is None:
             hooks = item.ihook.pytest_runtest_call.get_hookimpls()
@@ -229,6 +231,11 @@ def _round_name(settings: Settings, number: int) -> str:
     if number > 0:
         return f"round {number} of {settings.rounds}"
     return f"warm-up {number + settings.warmup} of {settings.warmup}"
+
+
+def _wants_drawings(config: pytest.Config) -> bool:
+    """Whether this run makes a report that shows heaps page by page."""
+    return any(config.getoption(f"rssguard_{name}") for name in ("json", "html", "log"))
 
 
 def _set_current_test(item: pytest.Item) -> None:
