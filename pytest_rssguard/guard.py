@@ -51,7 +51,7 @@ class Guard:
             self.blind = f"{sys.implementation.name}: its memory manager is not known here"
         self._census: SelfCensus | None = None
         self._warm = False
-        #: Whether censuses draw heaps page by page; set it before the first measurement.
+        #: Whether censuses draw heaps page by page: a few per cent of the walk, for reports that show it.
         self.draws = False
 
     def warm_up(self) -> None:
@@ -63,7 +63,6 @@ class Guard:
             from pytest_rssguard.self_census import SelfCensus
 
             self._census = SelfCensus(self.probe)
-            self._census.draws = self.draws
         for trim in (True, False, False):
             self.end(self.begin(Limit(tolerance=1 << 40), Plan(trim=trim)))
 
@@ -209,11 +208,11 @@ class Guard:
         taken: Census | None = None
         told = probe.pools.active or probe.pools.objects_in_malloc
         if told and (span.then is not None or _moved(old, new) > tolerance):
-            taken = census.take()
+            taken = census.take(draw=self.draws)
         if taken is not None or new.rss != old.rss or self._suspicious(span, before, after, min(_FINE, tolerance)):
             old, new = probe.decode(before), self._decode(span, after)
             if told and taken is None and ledger.held(ledger.by_counters(old, new)) > tolerance:
-                taken = census.take()  # a mapping has grown while as much other memory went back
+                taken = census.take(draw=self.draws)  # a mapping has grown while as much other memory went back
         return self._result(span, before, after, old, new, taken)
 
     def _wait(self, span: Span, before: Slot, after: Slot) -> None:
@@ -309,7 +308,7 @@ class Guard:
     def take_census(self) -> Census | None:
         """Return a census of now; None where this process cannot be measured."""
         self.warm_up()
-        return self._census.take() if self._census else None
+        return self._census.take(draw=self.draws) if self._census else None
 
     @staticmethod
     def _heaps(snapshot: Snapshot, taken: Census) -> int:

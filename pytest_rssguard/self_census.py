@@ -33,8 +33,6 @@ class SelfCensus:
 
     def __init__(self, probe: LinuxProbe) -> None:
         self._probe = probe
-        #: Whether heaps are drawn page by page: a few per cent of the walk, for reports that show it.
-        self.draws = False
         self._freezer = Freezer()
         self._note = shared_buffer(mmap.PAGESIZE)
         self._view = memoryview(self._note)
@@ -87,7 +85,6 @@ class SelfCensus:
             pymalloc=pools.active,
             slack=slack or (_PYTHON_IN_MALLOC if pools.objects_in_malloc else 0),
             glibc=self._probe.malloc.active,
-            draw=self.draws,
             draw=draw,
         )
 
