@@ -33,7 +33,7 @@ class Pairs:
         self.big = (ctypes.c_void_p * PAIRS)()
         self.small = (ctypes.c_void_p * PAIRS)()
         # an interpreter that has just started has small holes in its heap; use them up, or the 8-byte blocks go there
-        self.filler = [self.malloc(8) for _ in range(20_000)]
+        self.filler = [self.malloc(8) for _ in range(100_000)]
 
     def allocate_and_free_the_big_ones(self) -> None:
         """Do what the question does."""

@@ -89,7 +89,7 @@ def test_the_text_is_json_sorted_and_the_same_in_any_order_of_tests(original: Ba
     values = json.loads(text)
     assert list(values) == ["schema", "environment", "tests"]
     assert list(values["tests"]) == sorted(original.tests)
-    backwards = Baseline(key=KEY, tests=dict(reversed(original.tests.items())))
+    backwards = Baseline(key=KEY, tests=dict(reversed(list(original.tests.items()))))
     assert dump_baseline(backwards) == text
     assert text.isascii()
     assert text.endswith("}\n")
