@@ -170,6 +170,33 @@ def test_trim_forgives_what_malloc_gives_back_and_no_leak(inner: Inner, records:
     inner(source).stdout.fnmatch_lines(["FAILED *test_not_forgiven*", "FAILED *test_leak - RssLeak: 12.? MiB leaked*"])
 
 
+def test_a_body_that_fails_or_skips_stands_and_hides_no_leak_of_the_next(records: Records) -> None:
+    tests = records("""
+        pytestmark = pytest.mark.rss_returns
+
+        def test_fails():
+            kept = [bytes(48 * MB)]
+            leak(10)
+            raise ValueError("its own")
+
+        def test_leak_right_after():
+            leak(40)
+
+        def test_skips():
+            leak(10)
+            pytest.skip("its own")
+
+        def test_leak_after_skip():
+            leak(10)
+    """)
+    outcomes = {name: record["outcome"] for name, record in tests.items() if name}
+    assert outcomes == {
+        "test_fails": "not judged", "test_leak_right_after": "leaked",
+        "test_skips": "not judged", "test_leak_after_skip": "leaked",
+    }  # fmt: skip
+    assert 40 << 20 <= tests["test_leak_right_after"]["accounts"]["malloc_live"] <= 41 << 20
+
+
 def test_retained_warn_warns_once_and_passes(inner: Inner) -> None:
     source = """
         pytestmark = pytest.mark.rss_returns(retained="warn")
