@@ -42,7 +42,6 @@ SETTINGS = ("tolerance", "trim", "retained", "rounds", "warmup", "within")
 _ON_COMMAND_LINE = ("tolerance", "trim", "retained", "rounds")
 #: Named in the design, not yet built: asking for one is an error, never ignored.
 _LATER_FLAGS = ("isolate", "why")
-_LATER_VALUES: tuple[str, ...] = ()
 _INI = (
     ("tolerance", "default tolerance of rss_returns, such as 4MB"),
     ("trim", "default for trim: true or false"),
@@ -55,7 +54,6 @@ _INI = (
     ("baseline", "folder of the committed baselines, from the ini file's folder on"),
     ("unmeasurable", "what a test that cannot be measured does: warn (default), fail or skip"),
 )
-_LATER_INI: tuple[str, ...] = ()
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -73,12 +71,8 @@ def add_options(parser: pytest.Parser) -> None:
             default=None,
             help="not yet available",
         )
-    for name in _LATER_VALUES:
-        group.addoption(f"--rssguard-{name}", dest=_dest(name), metavar="X", default=None, help="not yet available")
     for name, text in _INI:
         parser.addini(f"rssguard_{name}", text, type="string", default=None)
-    for name in _LATER_INI:
-        parser.addini(f"rssguard_{name}", "not yet available", type="string", default=None)
 
 
 def _dest(name: str) -> str:
@@ -87,12 +81,9 @@ def _dest(name: str) -> str:
 
 def reject_later(config: pytest.Config) -> str:
     """Return what to say to whoever asks for an option that does not exist yet, or ""."""
-    for name in _LATER_FLAGS + _LATER_VALUES:
+    for name in _LATER_FLAGS:
         if config.getoption(_dest(name)) is not None:
             return f"--rssguard-{name}: not yet available in this version; remove it"
-    for name in _LATER_INI:
-        if _ini(config, name):
-            return f"rssguard_{name}: not yet available in this version; remove it from the ini file"
     return ""
 
 
