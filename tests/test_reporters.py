@@ -137,3 +137,16 @@ def test_the_json_report_has_schema_version_environment_and_tests() -> None:
 
 def test_a_report_of_nothing_is_a_report() -> None:
     assert json.loads(render_json(iter(()), {}))["tests"] == []
+
+
+def test_of_many_tests_the_table_shows_what_matters_and_who_grew_most() -> None:
+    many = [record(f"t.py::test_{number:03}", growth=number * 4096) for number in range(100)]
+    shown = lines(record("t.py::test_bad", outcome=Outcome.LEAKED, held=9 << 20, growth=9 << 20), *many)
+    assert shown[1].startswith("leaked")
+    assert shown[2].endswith("t.py::test_099")
+    assert "… and 70 more that returned, with less growth: --rssguard-json has all" in shown
+    at = shown.index("top growth: the process stayed so much bigger after")
+    assert shown[at + 1] == "  +9.00MiB  t.py::test_bad"
+    assert shown[at + 10] == "   +364KiB  t.py::test_091"
+    assert shown[at + 11] == "101 measured: 1 leaked, 100 returned"
+    assert all(len(line) <= 80 for line in shown)

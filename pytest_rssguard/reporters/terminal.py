@@ -14,6 +14,9 @@ from pytest_rssguard.units import format_change, format_size
 _VERDICT: Final = 12
 _LEAST_NAME: Final = 20
 _WIDEST: Final = 80
+#: So many rows of tests that returned are shown; with --rssguard-all there may be thousands.
+_MOST_RETURNED: Final = 30
+_TOP: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,22 +45,42 @@ def table(records: Sequence[Record], *, width: int, quiet: bool = False) -> Iter
         head = columns.row("verdict", ("held", "retained", "growth", "tolerance"), "baseline", "test")
         yield head
         room = max(width - head.index("test") - 1, _LEAST_NAME)
-        for record in worst_first(records):
+        ordered = worst_first(records)
+        first = next((at for at, record in enumerate(ordered) if record.outcome is Outcome.RETURNED), len(ordered))
+        for record in ordered[: first + _MOST_RETURNED]:
             yield _row(columns, record, room)
+        if (left := len(ordered) - first - _MOST_RETURNED) > 0:
+            yield f"… and {left:,} more that returned, with less growth: --rssguard-json has all"
         yield from _legend(records)
+        yield from _top_growth(records, width)
     yield _count(records)
 
 
 def _row(columns: _Columns, record: Record, room: int) -> str:
     marks = ("*" if record.masked else "") + ("!" if record.regression else "")
     verdict = record.outcome.value[: _VERDICT - len(marks)] + marks
-    name = record.nodeid if len(record.nodeid) <= room else "…" + record.nodeid[-(room - 1) :]
+    name = _shortened(record.nodeid, room)
     sizes = ["-", "-", "-"]
     if record.outcome is not Outcome.NOT_JUDGED:
         sizes = [_cell(format_change(size)) for size in (record.held, record.retained, record.growth)]
     tolerance = _cell(format_size(record.tolerance)) if record.judged else "-"
     baseline = _cell(format_size(record.regression.get("baseline", 0))) if record.regression else "-"
     return columns.row(verdict, [*sizes, tolerance], baseline, name)
+
+
+def _top_growth(records: Sequence[Record], width: int) -> Iterator[str]:
+    """Yield the ten tests after which the process stayed biggest, where there are many: who fills a worker's memory."""
+    top = sorted((record for record in records if record.growth > 0), key=lambda each: -each.growth)[:_TOP]
+    if len(records) <= _TOP or not top:
+        return
+    yield "top growth: the process stayed so much bigger after"
+    room = max(width - 13, _LEAST_NAME)
+    for record in top:
+        yield f"  {_cell(format_change(record.growth)):>8}  {_shortened(record.nodeid, room)}"
+
+
+def _shortened(name: str, room: int) -> str:
+    return name if len(name) <= room else "…" + name[-(room - 1) :]
 
 
 def _legend(records: Sequence[Record]) -> Iterator[str]:
