@@ -78,3 +78,13 @@ class UnreadableBaselineError(UnreadableError):
     """A baseline file that is missing, damaged, of a newer schema or no baseline at all: one line that says which."""
 
     slug: ClassVar[str] = "unreadable-baseline"
+
+
+class ProcessError(UnreadableError):
+    """A process that cannot be read: which one, and why, in one line."""
+
+    slug: ClassVar[str] = "process"
+
+    def __init__(self, pid: int, reason: str) -> None:
+        self.pid, self.reason = pid, reason
+        super().__init__(f"process {pid}: {reason}")

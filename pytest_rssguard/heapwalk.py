@@ -241,4 +241,5 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
         start=start, end=end, main=main, live=live, live_blocks=blocks, untouched=untouched, tcache=tcache, free=free,
         fast=fast_bytes, pinned=pinned + book.pinned, pinned_pages=pages + book.pinned_pages, trimmable=book.trimmable,
         top_trimmable=top_trimmable, arena_top=arena_top, metadata=memory.resident(end_of_walk, end), pins=pins,
+        walked=end_of_walk,
     )  # fmt: skip

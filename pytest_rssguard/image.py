@@ -31,10 +31,16 @@ _PAGEMAP_PRESENT: Final = 1 << 63
 
 
 class Image:
-    """The memory of process `pid` (a Memory). Raises UnreadableError where /proc refuses; close it after use."""
+    """The memory of process `pid` (a Memory). Raises UnreadableError where /proc refuses; close it after use.
 
-    def __init__(self, pid: int | str, *, proc: str = "/proc") -> None:
+    `touch`: whether `read` may make a page of a file resident in that process, as it must in a frozen copy, which has
+    none of them; without it such a page is read from the file.
+    """
+
+    def __init__(self, pid: int | str, *, proc: str = "/proc", touch: bool = True) -> None:
         self.pid = pid
+        self._root = f"{proc}/{pid}/root"
+        self._touch = touch
         self._fds: list[int] = []
         try:
             self._mem = self._open(f"{proc}/{pid}/mem")
@@ -111,12 +117,27 @@ class Image:
             return None
         return int.from_bytes(data, "little") if len(data) == 8 else None
 
-    def read(self, address: int, size: int) -> bytes:
-        """Return up to `size` bytes (at most 32 KiB) at `address`, whether anonymous or of a file; b"" where refused."""
+    def read(self, address: int, size: int, *, path: str = "") -> bytes:
+        """Return up to `size` bytes (at most 32 KiB) at `address`, where the file `path` begins; b"" where refused."""
+        if not self._touch and self.resident(address & -PAGE, address + size) < size:
+            return self._read_file(path, min(size, 32768))
         try:
             return os.pread(self._mem, min(size, 32768), address)
         except OSError:
             return b""
+
+    def _read_file(self, path: str, size: int) -> bytes:
+        """Return the first bytes of the file that the process sees at `path`, b"" if there is no such file any more."""
+        try:
+            fd = os.open(f"{self._root}{path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError):
+            return b""
+        try:
+            return os.pread(fd, size, 0)
+        except OSError:
+            return b""
+        finally:
+            os.close(fd)
 
     def resident(self, start: int, end: int) -> int:
         """Return how many bytes of [start, end) are resident; the zero page does not count, as in Rss."""

@@ -266,7 +266,7 @@ def totals(snapshot: Snapshot, census: Census) -> dict[Account, int | None]:
         Account.SHMEM: classes.shmem,
         Account.FILE: classes.file,
         Account.LAZY_FREE: classes.lazy_free,
-        Account.MAPPED: classes.other_resident - arenas - census.chunk_resident,
+        Account.MAPPED: classes.other_resident - arenas - census.chunk_resident - census.beyond,
     }
     if census.pools and snapshot.pools:
         known[Account.PYTHON_LIVE] = snapshot.pools.allocated

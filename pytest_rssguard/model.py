@@ -199,13 +199,15 @@ class Heap:
     `top_trimmable` is the part of `trimmable` at the end of the main heap: free() gives it back itself when it passes
     M_TRIM_THRESHOLD. `pins` maps the chunk size of live blocks on pinned pages to their number (sizes over 1040 are
     rounded up to a power of two and counted under it). `arena` is the address of the arena's bins, 0 where not told.
-    `cells` draws the heap, where that was asked for: run-length coded as in record.HeapMap, `pages_per_cell` pages each.
+    `walked` is the address where its last chunk ends. `cells` draws the heap, where that was asked for: run-length coded
+    as in record.HeapMap, `pages_per_cell` pages each.
     """
 
     start: int
     end: int
     main: bool
     arena: int = 0
+    walked: int = 0
     live: int = 0
     live_blocks: int = 0
     untouched: int = 0
@@ -245,6 +247,8 @@ class Census:
     chunks: int = 0
     chunk_bytes: int = 0
     chunk_resident: int = 0
+    #: Resident bytes of parts of the main heap that lie in mappings of their own, outside [heap].
+    beyond: int = 0
     #: Ranges of .bss, by address: anonymous to the kernel, but part of a mapped file.
     bss: tuple[tuple[int, int], ...] = ()
     malloc: MallocStats | None = None

@@ -26,6 +26,8 @@ _TRIES: Final = 5
 _PYTHON_IN_MALLOC: Final = 4096
 #: Read in place, the walk itself makes and drops Python objects: 113 KiB were seen. Over this, somebody else allocates.
 _IN_PLACE: Final = 256 << 10
+#: No smaps text longer than a quarter of this is read: some 350,000 mappings, five times what a process may have.
+_SMAPS_MOST: Final = 1 << 30
 
 
 class SelfCensus:
@@ -116,6 +118,8 @@ def read_regions(path: str) -> deque[Region]:
                     with memoryview(buffer) as view, view[:done] as text:
                         return deque(parse_smaps(text))
             size *= 4
+            if size > _SMAPS_MOST:
+                raise UnreadableError(f"{path}: more than {_SMAPS_MOST >> 22} MiB of text")
     except OSError as error:
         raise UnreadableError(f"{path}: {error.strerror}") from None
 

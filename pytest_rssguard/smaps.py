@@ -122,3 +122,18 @@ def parse_thread_count(text: bytes) -> int:
         return int(fields[17])
     except (IndexError, ValueError):
         raise UnreadableError(f"stat: no thread count in {text[:80]!r}") from None
+
+
+def parse_thread_state(text: bytes) -> tuple[str, int]:
+    """Return (state letter, context switches so far) from /proc/PID/task/TID/status.
+
+    A thread that is not in state R and has not been switched since has not run. Without those lines it reads as running.
+    """
+    state, switches = "R", 0
+    for line in text.splitlines():
+        name, _, value = line.partition(b":")
+        if name == b"State":
+            state = value.strip()[:1].decode("ascii", "replace") or "R"
+        elif name in {b"voluntary_ctxt_switches", b"nonvoluntary_ctxt_switches"}:
+            switches += int(value) if value.strip().isdigit() else 0
+    return state, switches

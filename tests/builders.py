@@ -331,6 +331,7 @@ class HeapBuilder:
             arena_top=arena_top,
             metadata=memory.resident(walked, self._end),
             pins=pins,
+            walked=walked,
         )
 
     def pages(self, *, main: bool = True, top_releasable: bool = True) -> str:

@@ -68,6 +68,6 @@ def test_every_error_has_a_slug_of_its_own() -> None:
     classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, RssGuardError)]
     slugs = sorted(each.slug for each in classes)
     assert slugs == [
-        "bad-setting", "error", "inconsistent-memory", "unknown-argument", "unreadable", "unreadable-baseline",
+        "bad-setting", "error", "inconsistent-memory", "process", "unknown-argument", "unreadable", "unreadable-baseline",
         "unreadable-report", "unwritable",
     ]  # fmt: skip
