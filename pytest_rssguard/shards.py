@@ -1,7 +1,8 @@
 """Parts of one run put together: JSON reports of shards, and the JSON lines that --rssguard-log leaves. Pure.
 
-A log has a head, {"schema": 1, "environment": …, "worker": …}, then a line an event: {"event": "start", "nodeid": …} and
-{"event": "test", "record": …}. What was killed may have left its last line unfinished.
+A log has a head, {"schema": 1, "environment": …, "worker": …}, then a line an event: {"event": "start", "nodeid": …},
+{"event": "test", "record": …} for a measured test, {"event": "end", "nodeid": …}. What was killed may have left its last
+line unfinished.
 """
 
 from __future__ import annotations

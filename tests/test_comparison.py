@@ -55,10 +55,10 @@ def test_each_test_of_both_runs_has_a_row_the_worst_first() -> None:
 def test_the_table_shows_what_differs() -> None:
     assert list(comparison_lines(compare_runs(BASE, HEAD))) == [
         "              held, base > head retained, base > head    limit  test",
-        "regressed               0B > 0B           0B > 3.00MiB  1.00MiB  t.py::keeps",
-        "regressed     1.00MiB > 9.00MiB                0B > 0B  2.00MiB  t.py::leaks",
-        "unknown                  - > 0B                 - > 0B        -  t.py::odd",
-        "improved           30.0MiB > 0B                0B > 0B        -  t.py::better",
+        "regressed               0B > 0B          0B > 3.00MiB  1.00MiB  t.py::keeps",
+        "regressed     1.00MiB > 9.00MiB               0B > 0B  2.00MiB  t.py::leaks",
+        "unknown                  - > 0B                - > 0B        -  t.py::odd",
+        "improved           30.0MiB > 0B               0B > 0B        -  t.py::better",
         "7 compared: 2 regressed, 1 unknown, 1 improved, 1 new, 1 gone, 1 same",
     ]
     assert list(comparison_lines(compare_runs(BASE, BASE)))[-1] == "6 compared: 1 unknown, 5 same"

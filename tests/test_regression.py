@@ -92,6 +92,7 @@ TEXTS: Final[dict[str, str]] = {
         stale=["t.py::gone"],
         outside=["../t.py::far"],
     ),
+    "gate_no_file_at_all": lines(exists=False),
     "gate_no_file": lines(
         exists=False,
         standings={Standing.NEW: ["t.py::a"]},
@@ -151,6 +152,11 @@ def test_any_regression_can_be_told(base: int, over: int, samples: tuple[int, ..
 def test_a_warning_says_how_much_and_why_it_is_none() -> None:
     excess = Excess(metric=Metric.RETAINED, found=9 * MIB, baseline=0, limit=MIB)
     assert explain_unfailed([excess], why="because") == "9.00 MiB retained, baseline 0 B (limit 1.00 MiB): because"
+
+
+def test_hints_that_apply_are_given() -> None:
+    found = result(Outcome.LEAKED, 13 * MIB, malloc_live=13 * MIB, modules=tuple(f"numpy.part{each}" for each in range(9)))
+    assert "hint      the body imported numpy" in text(found, ENTRY, Confirmation(result=found))
 
 
 def test_a_second_run_confirms_what_is_over_the_limit_again() -> None:

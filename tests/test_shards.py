@@ -22,6 +22,10 @@ def start(nodeid: str) -> str:
     return json.dumps({"event": "start", "nodeid": nodeid})
 
 
+def end(nodeid: str) -> str:
+    return json.dumps({"event": "end", "nodeid": nodeid})
+
+
 def ended(found: Record) -> str:
     return json.dumps({"event": "test", "record": found.to_json()})
 
@@ -46,10 +50,11 @@ def test_a_report_is_a_shard_however_it_is_laid_out() -> None:
         assert (shard.run.environment, shard.unfinished, shard.cut) == (ENVIRONMENT, (), False)
 
 
-def test_a_log_is_a_shard_of_what_ended() -> None:
+def test_a_log_is_a_shard_of_what_was_measured_and_knows_what_did_not_end() -> None:
     a, b = record("a", held=MIB), record("b")
-    shard = parse_shard(log(start("a"), ended(record("a")), start("b"), ended(b), start("a"), ended(a), start("c")))
-    assert shard == Shard(run=Run(records=(b, a), environment=ENVIRONMENT), unfinished=("c",))
+    events = (start("a"), ended(record("a")), end("a"), start("b"), ended(b), end("b"), start("plain"), end("plain"))
+    shard = parse_shard(log(*events, start("a"), ended(a), end("a"), start("c"), start("d"), ended(record("d"))))
+    assert shard == Shard(run=Run(records=(b, a, record("d")), environment=ENVIRONMENT), unfinished=("c", "d"))
 
 
 def test_a_log_may_end_in_the_middle_of_a_line() -> None:
@@ -93,6 +98,7 @@ def test_events_of_later_versions_are_left_alone() -> None:
         (log('{"event": 3}'), "line 2: expected a text, got 3"),
         (log('{"event": "start"}'), "line 2: nodeid is missing"),
         (log('{"event": "start", "nodeid": 3}'), "line 2: expected a text, got 3"),
+        (log('{"event": "end"}'), "line 2: nodeid is missing"),
         (log('{"event": "test"}'), "line 2: record is missing"),
         (log('{"event": "test", "record": 3}'), "line 2: expected an object, got 3"),
         (log('{"event": "test", "record": {}}'), "line 2: record: nodeid is missing"),
@@ -162,7 +168,8 @@ def test_what_is_missing_is_said() -> None:
     merged = merge_shards({"a": shard(record("t1"), unfinished=("t2", "t3"), cut=True), "b": shard(record("t3"))})
     assert merged.notes == (
         "a: the last line is cut off, as a killed process leaves it; it is left out",
-        "a: t2 began and did not end: its process was killed, or it was not measured",
+        "a: t2 began and did not end: its process was killed while it ran",
+        "a: t3 began and did not end: its process was killed while it ran",
     )
 
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from pytest_rssguard.errors import SettingError, UnreadableReportError
-from pytest_rssguard.output_file import write_whole
+from pytest_rssguard.errors import UnreadableReportError
+from pytest_rssguard.output_file import write_output
 from pytest_rssguard.report_file import LARGEST_FILE
 from pytest_rssguard.reporters.json_report import render_json
 from pytest_rssguard.shards import Shard, merge_shards, parse_shard
@@ -24,19 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the merged report; say on stderr what it lacks. Raises UnreadableReportError, SettingError."""
+    """Write the merged report; say on stderr what it lacks. Raises UnreadableReportError, UnwritableError."""
     merged = merge_shards({name: _read(Path(name)) for name in arguments.shards})
     for note in merged.notes:
         print(note, file=sys.stderr)  # noqa: T201 - a command's own output
-    path = Path(arguments.output)
-    try:
-        write_whole(path, render_json(merged.run.records, merged.run.environment))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise SettingError(
-            name="--output", given=arguments.output, accepted="a file in a folder that exists",
-            advice=f"it cannot be written: {why}",
-        ) from None  # fmt: skip
+    write_output(Path(arguments.output), render_json(merged.run.records, merged.run.environment))
     return 0
 
 
