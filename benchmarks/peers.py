@@ -1,0 +1,205 @@
+"""The guard beside its peers on the same work: pytest-memray, psleak, tracemalloc and a naive RSS fixture.
+
+(a) 2,000 trivial tests, (b) a body that allocates much, (c) time and calls until a leak of a few bytes a call is named,
+(d) false alarms of clean bodies, (e) the answer to leaked, trimmable, pinned and masked memory. Every tool runs in a
+pytest process of its own, through the interpreter given by `--python`, which has the dependency group `peers` and this
+package. The plugins that a run does not use are switched off. Prints Markdown.
+    python -m venv peers && peers/bin/pip install . --group peers
+    taskset -c 1 python benchmarks/peers.py --python peers/bin/python
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_WORK: Final = Path(__file__).with_name("peers_work")
+_OFF: Final = ("-p", "no:rssguard", "-p", "no:memray", "-p", "no:pytest_memray")
+_RSSGUARD: Final = ("-p", "no:memray", "-p", "no:pytest_memray")
+_MEMRAY: Final = ("-p", "no:rssguard", "--memray")
+#: Tools by the name that the test files know them by: the options of pytest, and what else the environment needs.
+TOOLS: Final[dict[str, tuple[str, ...]]] = {
+    "plain": _OFF,
+    "rssguard, installed only": _RSSGUARD,
+    "rssguard --rssguard-all": (*_RSSGUARD, "--rssguard-all"),
+    "rssguard, every test marked": _RSSGUARD,
+    "pytest-memray": _MEMRAY,
+    "tracemalloc": _OFF,
+    "naive RSS": _OFF,
+    "psleak": _OFF,
+}
+_FEW: Final = ("rssguard, every test marked", "psleak", "pytest-memray", "tracemalloc", "naive RSS")
+_LEAKS: Final = ("native_2048", "native_16", "python_64")
+_PATTERNS: Final = ("leaked", "trimmable", "pinned", "masked")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One pytest process: wall time in seconds, outcomes by kind, and what it printed."""
+
+    seconds: float
+    outcomes: Counter[str]
+    text: str
+    calls: int
+
+
+def run(python: Path, tool: str, file: str, **environment: str) -> Run:
+    """Run one of the test files with one tool."""
+    with tempfile.TemporaryDirectory() as folder:
+        calls = Path(folder, "calls")
+        env = {
+            **os.environ, "PEERS_TOOL": tool, "PEERS_CALLS": str(calls), "PYTHONDONTWRITEBYTECODE": "1",
+            "COLUMNS": "160", **environment,
+        }  # fmt: skip
+        if tool == "psleak":
+            env["PYTHONMALLOC"] = "malloc"
+        command = [
+            str(python), "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-W", "ignore", "-c", os.devnull,
+            f"--rootdir={folder}", *TOOLS[tool], str(_WORK / file),
+        ]  # fmt: skip
+        started = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=folder, timeout=900)
+        seconds = time.perf_counter() - started
+        text = done.stdout + done.stderr
+        counted = int(calls.read_text(encoding="ascii")) if calls.exists() else 0
+    outcomes = Counter(re.findall(r"^(PASSED|FAILED|SKIPPED|ERROR)\b", text, re.MULTILINE))
+    in_teardown = outcomes.pop("ERROR", 0)  # what a fixture finds after its test has passed: one test, and it failed
+    outcomes["FAILED"] += in_teardown
+    outcomes["PASSED"] = max(0, outcomes["PASSED"] - in_teardown)
+    return Run(seconds=seconds, outcomes=+outcomes, text=text, calls=counted)
+
+
+def time_suite(python: Path, title: str, file: str, tools: Sequence[str], repeats: int) -> None:
+    """Print wall times beside plain pytest, in turns, so that a slow minute of the machine hits all."""
+    times: dict[str, list[float]] = {tool: [] for tool in tools}
+    failed: dict[str, int] = {}
+    for _ in range(repeats):
+        for tool in tools:
+            done = run(python, tool, file)
+            times[tool].append(done.seconds)
+            failed[tool] = sum(done.outcomes.values()) - done.outcomes["PASSED"]
+    print(f"\n{title}, median of {repeats} (least to most)\n\n| tool | seconds | x plain | not passed |\n|---|---|---|---|")
+    for tool, each in times.items():
+        ratios = [here / plain for here, plain in zip(each, times["plain"], strict=True)]
+        print(
+            f"| {tool} | {statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f}) "
+            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {failed[tool]} |", flush=True
+        )  # fmt: skip
+
+
+def time_verdicts(python: Path, repeats: int) -> None:
+    """Print how long each tool takes to name a leak, with the start of pytest in it, and whether its clean twin passes."""
+    print(
+        f"\n(c) verdict on a leak by call, one test in a process of its own, median of {repeats} (least to most)\n\n"
+        "| tool | leak | leak | its clean twin | calls of the body | seconds | without the start of plain pytest |\n"
+        "|---|---|---|---|---|---|---|"
+    )
+    start = statistics.median(run(python, "plain", "leak.py", PEERS_LEAK="clean").seconds for _ in range(repeats))
+    for tool in _FEW:
+        for leak in _LEAKS:
+            tolerance = "0" if tool.startswith("rssguard") else "64KB"
+            runs = [run(python, tool, "leak.py", PEERS_LEAK=leak, PEERS_TOLERANCE=tolerance) for _ in range(repeats)]
+            clean = run(python, tool, "leak.py", PEERS_LEAK=f"clean_{leak}", PEERS_TOLERANCE=tolerance)
+            seconds = [each.seconds for each in runs]
+            print(
+                f"| {tool} | {leak.replace('_', ', ')} B | {_counted([each.outcomes for each in runs])} "
+                f"| {_counted([clean.outcomes])} | {max(each.calls for each in runs):,} "
+                f"| {statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) "
+                f"| {statistics.median(seconds) - start:.2f} |", flush=True
+            )  # fmt: skip
+
+
+def _counted(outcomes: Sequence[Counter[str]]) -> str:
+    total: Counter[str] = sum(outcomes, Counter())
+    return ", ".join(f"{count} {kind.lower()}" for kind, count in total.items()) or "no outcome"
+
+
+def count_false_alarms(python: Path, runs: int, psleak_runs: int) -> None:
+    """Print how often each tool fails a body that keeps nothing."""
+    print(
+        "\n(d) false alarms, 10 clean bodies: rssguard at tolerance 0 with 5 rounds and at 64 KiB, the others at 64 KiB\n\n"
+        "| tool | runs | alarms | bodies | seconds |\n|---|---|---|---|---|"
+    )
+    for tool in ("rssguard, every test marked", "psleak", "pytest-memray", "tracemalloc", "naive RSS"):
+        for tolerance in ("0", "64KB") if tool.startswith("rssguard") else ("64KB",):
+            count = psleak_runs if tool == "psleak" else runs
+            if not count:
+                continue
+            done = run(python, tool, "clean.py", PEERS_RUNS=str(count), PEERS_TOLERANCE=tolerance)
+            bodies = sorted(set(re.findall(r"^(?:FAILED|ERROR) .*test_clean\[\d+-(\w+)\]", done.text, re.MULTILINE)))
+            total = sum(done.outcomes.values())
+            print(
+                f"| {tool}{f', tolerance {tolerance}' if tool.startswith('rssguard') else ''} | {total} "
+                f"| {done.outcomes['FAILED']} | {', '.join(bodies) or '-'} "
+                f"| {done.seconds:.1f} |", flush=True
+            )  # fmt: skip
+
+
+def ask(python: Path) -> None:
+    """Print what each tool answers to memory that is leaked, trimmable, pinned or masked."""
+    print("\n(e) the answer, each pattern in a process of its own\n\n| tool | pattern | answer |\n|---|---|---|")
+    for tool in _FEW:
+        for pattern in _PATTERNS:
+            done = run(python, tool, "pattern.py", PEERS_PATTERN=pattern)
+            print(f"| {tool} | {pattern} | {_answer(done)} |", flush=True)
+
+
+def _answer(done: Run) -> str:
+    if done.outcomes["PASSED"]:
+        return "passed"
+    if done.outcomes["SKIPPED"]:
+        return "skipped"
+    found = re.search(
+        r"^(?:E +)?((?:[\d.]+ [KMG]?i?B (?:leaked|freed)|Rss\w+: |psleak\.\w+: |Test is allocating|Failed: |AssertionError: |Test was|List of leaked)[^\n]*)",
+        done.text, re.MULTILINE,
+    )  # fmt: skip
+    said = found[1] if found else done.text.strip().splitlines()[-1]
+    return "failed: " + re.sub(r"/\S+/", "", said)[:150].replace("|", "/")
+
+
+def main() -> None:
+    """Do what the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", type=Path, default=Path(sys.executable), help="an interpreter that has the peers")
+    parser.add_argument("--parts", default="abcde")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=50, help="runs of each clean body (50)")
+    parser.add_argument(
+        "--psleak-runs",
+        type=int,
+        default=50,
+        help="the same for psleak, which calls each body thousands of times; 0 leaves it out (50)",
+    )
+    given = parser.parse_args()
+    python = given.python.absolute()
+    script = (
+        "import importlib.metadata as m, platform; print(platform.python_version(), platform.libc_ver(), platform.release(),"
+        "*[f'{n} {m.version(n)}' for n in ('pytest', 'pytest-rssguard', 'pytest-memray', 'memray', 'psleak', 'psutil')])"
+    )
+    print(subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True).stdout)
+    print(f"cores {sorted(os.sched_getaffinity(0))} of {os.cpu_count()}", flush=True)
+    if "a" in given.parts:
+        time_suite(python, "(a) 2,000 trivial tests", "trivial.py", list(TOOLS)[:-1], given.repeats)
+    if "b" in given.parts:
+        time_suite(python, "(b) 20 tests that allocate 100,000 objects each", "heavy.py", list(TOOLS)[:-1], given.repeats)
+    if "c" in given.parts:
+        time_verdicts(python, given.repeats)
+    if "e" in given.parts:
+        ask(python)
+    if "d" in given.parts:
+        count_false_alarms(python, given.runs, given.psleak_runs)
+
+
+if __name__ == "__main__":
+    main()
