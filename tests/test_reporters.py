@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,6 +78,7 @@ def test_on_a_narrow_terminal_names_keep_twenty_columns() -> None:
             held=st.integers(-(1 << 50), 1 << 50),
             retained=st.integers(-(1 << 50), 1 << 50),
             tolerance=st.integers(1, 1 << 50),
+            regression=st.one_of(st.none(), st.builds(lambda size: {"baseline": size}, st.integers(0, 1 << 50))),
         ),
         min_size=1,
         max_size=12,
@@ -84,12 +87,17 @@ def test_on_a_narrow_terminal_names_keep_twenty_columns() -> None:
 def test_rows_fit_80_columns_and_align(records: list[Record]) -> None:
     head, *rows, count = lines(*records)
     at = head.index("test")
+    if any(record.regression for record in records):
+        assert rows.pop().startswith("! over")
     if any(record.masked for record in records):
         assert rows.pop().startswith("* hidden")
     assert len(rows) == len(records)
     assert all(len(row) <= 80 for row in [*rows, count])
     assert all(row[at - 2 : at] == "  " and row[at] != " " for row in rows)
-    assert count.startswith(f"{len(records)} measured: ")
+    counted = {name: int(number) for number, name in re.findall(r"(\d+) ([a-z ]+)", count)}
+    assert counted.pop("measured", len(records)) == len(records)
+    assert counted.pop("regressed", 0) == sum(record.regression is not None for record in records)
+    assert counted == {outcome.value: found for outcome, found in Counter(each.outcome for each in records).items()}
 
 
 def test_the_count_fits_80_columns_even_with_every_outcome_in_it() -> None:
@@ -100,12 +108,11 @@ def test_with_a_baseline_the_table_has_its_column_and_fits_80_columns() -> None:
     regressed = record(
         "tests/test_a.py::test_grown", growth=3 * MIB, held=3 * MIB, regression={"baseline": MIB, "limit": 2 * MIB}
     )
-    found = lines(LEAKED, regressed, RETURNED)
-    assert found == [
-        "verdict          held retained   growth tolerance baseline  test",
-        "leaked       +50.0MiB      +0B +50.0MiB   4.00MiB        -  …est_a.py::test_leak",
-        "returned!    +3.00MiB      +0B +3.00MiB   4.00MiB  1.00MiB  …st_a.py::test_grown",
-        "returned          +0B      +0B -4.00KiB   4.00MiB        -  …est_a.py::test_fine",
+    assert lines(LEAKED, regressed, RETURNED) == [
+        "verdict        held  retained    growth tolerance  baseline  test",
+        "leaked     +50.0MiB       +0B  +50.0MiB   4.00MiB         -  …t_a.py::test_leak",
+        "returned!  +3.00MiB       +0B  +3.00MiB   4.00MiB   1.00MiB  …_a.py::test_grown",
+        "returned        +0B       +0B  -4.00KiB   4.00MiB         -  …t_a.py::test_fine",
         "! over the limit of the baseline",
         "3 measured: 1 leaked, 2 returned, 1 regressed",
     ]

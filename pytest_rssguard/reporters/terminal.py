@@ -13,6 +13,7 @@ from pytest_rssguard.units import format_change, format_size
 
 _VERDICT: Final = 12
 _LEAST_NAME: Final = 20
+_LEAST_BESIDE_BASELINE: Final = 15
 _WIDEST: Final = 80
 #: So many rows of tests that returned are shown; with --rssguard-all there may be thousands.
 _MOST_RETURNED: Final = 30
@@ -24,15 +25,11 @@ class _Columns:
     """Which columns the table has, and how wide they are: with a baseline every column counts."""
 
     baseline: bool
+    verdict: int = _VERDICT
 
     def row(self, verdict: str, sizes: Sequence[str], baseline: str, name: str) -> str:
-        widths = (8, 8, 8, 9, 8) if self.baseline else (9, 9, 9, 9)
-        cells = [*sizes, baseline] if self.baseline else sizes
-        return (
-            f"{verdict:<{_VERDICT}} "
-            + " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-            + f"  {name}"
-        )
+        cells = [*sizes, *([baseline] if self.baseline else [])]
+        return f"{verdict:<{self.verdict}} " + " ".join(f"{cell:>9}" for cell in cells) + f"  {name}"
 
 
 def table(records: Sequence[Record], *, width: int, quiet: bool = False) -> Iterator[str]:
@@ -41,10 +38,13 @@ def table(records: Sequence[Record], *, width: int, quiet: bool = False) -> Iter
         yield "no test was measured: mark one with @pytest.mark.rss_returns"
         return
     if not quiet:
-        columns = _Columns(baseline=any(record.regression for record in records))
+        columns = _Columns(baseline=False)
+        if any(record.regression for record in records):
+            columns = _Columns(baseline=True, verdict=max(len("verdict"), *(len(_verdict(record)) for record in records)))
         head = columns.row("verdict", ("held", "retained", "growth", "tolerance"), "baseline", "test")
         yield head
-        room = max(width - head.index("test") - 1, _LEAST_NAME)
+        least = _LEAST_BESIDE_BASELINE if columns.baseline else _LEAST_NAME
+        room = max(width - head.index("test") - 1, least)
         ordered = worst_first(records)
         first = next((at for at, record in enumerate(ordered) if record.outcome is Outcome.RETURNED), len(ordered))
         for record in ordered[: first + _MOST_RETURNED]:
@@ -56,16 +56,19 @@ def table(records: Sequence[Record], *, width: int, quiet: bool = False) -> Iter
     yield _count(records)
 
 
-def _row(columns: _Columns, record: Record, room: int) -> str:
+def _verdict(record: Record) -> str:
     marks = ("*" if record.masked else "") + ("!" if record.regression else "")
-    verdict = record.outcome.value[: _VERDICT - len(marks)] + marks
+    return record.outcome.value[: _VERDICT - len(marks)] + marks
+
+
+def _row(columns: _Columns, record: Record, room: int) -> str:
     name = _shortened(record.nodeid, room)
     sizes = ["-", "-", "-"]
     if record.outcome is not Outcome.NOT_JUDGED:
         sizes = [_cell(format_change(size)) for size in (record.held, record.retained, record.growth)]
     tolerance = _cell(format_size(record.tolerance)) if record.judged else "-"
     baseline = _cell(format_size(record.regression.get("baseline", 0))) if record.regression else "-"
-    return columns.row(verdict, [*sizes, tolerance], baseline, name)
+    return columns.row(_verdict(record), [*sizes, tolerance], baseline, name)
 
 
 def _top_growth(records: Sequence[Record], width: int) -> Iterator[str]:
@@ -101,5 +104,5 @@ def _count(records: Sequence[Record]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a size that fits 8 columns: "+4.00MiB"."""
+    """Return a size that fits 9 columns: "+4.00MiB", "+0.992MiB"."""
     return text.replace(" ", "")

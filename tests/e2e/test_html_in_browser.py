@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_rssguard.model import Outcome
-from pytest_rssguard.record import Record
+from pytest_rssguard.record import HeapMap, Record
 from pytest_rssguard.reporters.html import render_html
 from pytest_rssguard.reporters.order import worst_first
 from pytest_rssguard.units import format_change, format_size
@@ -169,7 +169,7 @@ def test_a_failing_test_opens_with_all_that_is_known(show: Show) -> None:
     ):  # fmt: skip
         assert text in detail
     pages = sum(int(count) for state, count in re.findall(r"([LPTA.])(\d+)", made.heap_map[0].cells) if state == "P")
-    assert f"pinned: {pages} cells, {format_size(pages * 4096)}" in detail
+    assert f"pinned: {pages} pages, {format_size(pages * 4096)}" in detail
     assert page.toggle(made.nodeid).get_attribute("aria-expanded") == "true"
     page.toggle(made.nodeid).click()
     assert page.all("tr.detail") == []
@@ -189,6 +189,15 @@ def test_the_drawn_cells_of_a_heap_map_are_its_pages(show: Show) -> None:
     for state, count in re.findall(r"([LPTA.])(\d+)", made.heap_map[0].cells):
         expected[names[state]] += int(count)
     assert areas == {name: count for name, count in expected.items() if count}
+
+
+def test_a_cell_of_several_pages_gives_no_sizes(show: Show) -> None:
+    heap = HeapMap(name="main heap", start=1 << 40, page_size=4096, pages_per_cell=8, cells="L3P5.2")
+    page = show([record("a", heap_map=(heap,))])
+    page.toggle("a").click()
+    section = next(each.text for each in page.all(".panels > section") if each.text.startswith("Heap map: main heap"))
+    assert "a cell is 8 pages (32.0 KiB), drawn as what most of them are" in section
+    assert "pinned: 5 of 10 cells (" in section
 
 
 def test_bars_are_as_long_as_their_accounts(show: Show) -> None:

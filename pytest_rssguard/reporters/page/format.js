@@ -18,7 +18,7 @@ function formatSize(size) {
     scaled /= 1024;
     exponent += 1;
   }
-  const digits = scaled < 9.995 ? 2 : scaled < 99.95 ? 1 : 0;
+  const digits = scaled < 0.9995 ? 3 : scaled < 9.995 ? 2 : scaled < 99.95 ? 1 : 0;
   return `${size < 0 ? "-" : ""}${fixed(scaled, digits)} ${UNITS[exponent - 1]}`;
 }
 

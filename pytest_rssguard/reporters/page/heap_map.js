@@ -49,7 +49,13 @@ function drawHeap([name, start, pageSize, pagesPerCell, cells]) {
   }
   const cellSize = pageSize * pagesPerCell;
   const legend = Object.entries(STATES).filter(([state]) => totals[state]);
-  const summary = legend.map(([state, { name: word }]) => `${word} ${formatSize(totals[state] * cellSize)}`).join(", ");
+  // Sizes are said only where each page has a cell of its own: a cell of several pages shows what most of them are.
+  const amount = (state) => {
+    const found = totals[state];
+    if (pagesPerCell !== 1) return `${found.toLocaleString("en")} of ${count.toLocaleString("en")} cells`;
+    return `${found === 1 ? "1 page" : `${found.toLocaleString("en")} pages`}, ${formatSize(found * cellSize)}`;
+  };
+  const summary = legend.map(([state, { name: word }]) => `${word} ${amount(state)}`).join("; ");
   const readout = el("p", { class: "muted readout mono", "aria-hidden": "true" });
   const used = Math.min(count, PER_ROW);
   const chart = svg(
@@ -81,7 +87,7 @@ function drawHeap([name, start, pageSize, pagesPerCell, cells]) {
       "ul",
       { class: "legend" },
       legend.map(([state, { name: word, style, text }]) =>
-        el("li", {}, swatch(style), `${word}: ${totals[state] === 1 ? "1 cell" : `${totals[state].toLocaleString("en")} cells`}, ${formatSize(totals[state] * cellSize)} (${text})`),
+        el("li", {}, swatch(style), `${word}: ${amount(state)} (${text})`),
       ),
     ),
   );
