@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_rssguard.version import VERSION
 
 if TYPE_CHECKING:
-    from pytest_rssguard.api import measure, returns
+    from pytest_rssguard.api import measure, process, returns
     from pytest_rssguard.failures import RssGuardWarning, RssLeak, RssNotReturned, RssRegression, RssRetained
     from pytest_rssguard.model import Account, Outcome
 
@@ -23,6 +23,7 @@ __all__ = [
     "RssRegression",
     "RssRetained",
     "measure",
+    "process",
     "returns",
 ]
 __version__ = VERSION
@@ -33,5 +34,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562: the type is that o
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    home = {"measure": "api", "returns": "api", "Account": "model", "Outcome": "model"}.get(name, "failures")
+    home = {"measure": "api", "process": "api", "returns": "api", "Account": "model", "Outcome": "model"}.get(name, "failures")
     return getattr(import_module(f"{__name__}.{home}"), name)

@@ -7,15 +7,18 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pytest_rssguard.errors import SettingError, UnknownArgumentError
 from pytest_rssguard.failures import RssGuardWarning, RssLeak, RssNotReturned, RssRetained
 from pytest_rssguard.guard import Guard
-from pytest_rssguard.model import Account, Outcome
+from pytest_rssguard.model import Account, Limit, Outcome
 from pytest_rssguard.result import Result
 from pytest_rssguard.settings import Settings
-from pytest_rssguard.span import Plan, Span
+from pytest_rssguard.span import Plan
+
+if TYPE_CHECKING:
+    from pytest_rssguard.process import Target
 
 _EXCEPTIONS: Mapping[Outcome, type[RssNotReturned]] = {Outcome.LEAKED: RssLeak, Outcome.RETAINED: RssRetained}
 
@@ -76,6 +79,19 @@ def announce(result: Result) -> str:
     return f"{exception_name(result.verdict.outcome)}: {headline(result)}"
 
 
+class Meter(Protocol):
+    """What measures: this process's guard, or the reader of another process."""
+
+    def begin(self, limit: Limit, plan: Plan) -> Any:  # noqa: ANN401 - each has its own kind of baseline
+        """Take the baseline."""
+
+    def cancel(self, span: Any) -> None:  # noqa: ANN401 - same
+        """Forget a measurement whose block failed on its own."""
+
+    def end(self, span: Any) -> Result:  # noqa: ANN401 - same
+        """Read again, and say what grew."""
+
+
 class Measurement:
     """A measured block of code: `with measure() as m`. Sizes in bytes; reading before the end raises RuntimeError."""
 
@@ -89,15 +105,17 @@ class Measurement:
         off: bool = False,
         done: Callable[[Measurement], None] | None = None,
         bias: int | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._bias = bias
+        self._meter = meter
         self.settings = settings
         self.label = label
         self.judged = judged
         self._plan = Plan(trim=settings.trim, census=census, within=settings.within)
         self._off = off
         self._done = done
-        self._span: Span | None = None
+        self._span: Any = None
         self._result: Result | None = None
         self._ended = False
 
@@ -106,6 +124,9 @@ class Measurement:
             raise RuntimeError("rssguard: a measurement can be used once; make a new one with measure() or returns()")
         if not self._off:
             _drop_unused()
+            if self._meter is not None:
+                self._span = self._meter.begin(self.settings.limit, self._plan)
+                return self
             bias = with_bias() if self._bias is None else self._bias
             self._span = process_guard().begin(self.settings.limit, self._plan, bias=bias)
         return self
@@ -116,9 +137,9 @@ class Measurement:
         if span is None:
             return
         if error is not None:
-            process_guard().cancel(span)
+            (self._meter or process_guard()).cancel(span)
             return
-        self._result = process_guard().end(span)
+        self._result = (self._meter or process_guard()).end(span)
         _kept().append(self)
         if self._done is not None:
             self._done(self)
@@ -187,10 +208,33 @@ class Measurement:
 class Blocks:
     """The two functions, bound to what a test run sets: what the fixture `rssguard` is."""
 
-    def __init__(self, base: Settings, *, off: bool = False, done: Callable[[Measurement], None] | None = None) -> None:
+    def __init__(
+        self,
+        base: Settings,
+        *,
+        off: bool = False,
+        done: Callable[[Measurement], None] | None = None,
+        meter: Meter | None = None,
+    ) -> None:
         self._base = base
         self._off = off
         self._done = done
+        self._meter = meter
+
+    def process(self, target: Target, *, children: bool = False) -> Blocks:
+        """Return the same two functions for another process: a pid, a subprocess.Popen or a psutil.Process.
+
+        `children`: all its children too, whenever they were started; sizes are summed, so a page that is shared after a
+        fork counts in each. The process is read from outside and left as it is. Raises ProcessError where it cannot be
+        read, SettingError for anything that is no process.
+        """
+        from pytest_rssguard.process import ProcessMeter, pid_of
+
+        if not isinstance(children, bool):
+            raise SettingError(name="children", given=children, accepted="True or False")
+        pid_of(target)
+        meter = None if self._off else ProcessMeter(target, children=children)
+        return Blocks(self._base, off=self._off, done=self._done, meter=meter)
 
     def returns(
         self,
@@ -209,7 +253,7 @@ class Blocks:
         settings = self._base.with_arguments(
             {"tolerance": tolerance, "trim": trim, "retained": retained, "within": within, "reason": reason}
         )
-        return Measurement(settings, label=_label(label), judged=True, off=self._off, done=self._done)
+        return Measurement(settings, label=_label(label), judged=True, off=self._off, done=self._done, meter=self._meter)
 
     def measure(
         self,
@@ -224,7 +268,7 @@ class Blocks:
         settings = self._base.with_arguments({"tolerance": tolerance, "trim": trim, "within": within})
         if not isinstance(census, bool):
             raise SettingError(name="census", given=census, accepted="True or False")
-        return Measurement(settings, label=_label(label), census=census, off=self._off, done=self._done)
+        return Measurement(settings, label=_label(label), census=census, off=self._off, done=self._done, meter=self._meter)
 
 
 def _label(label: object) -> str:
@@ -258,6 +302,11 @@ def measure(
     return Blocks(Settings()).measure(tolerance, trim=trim, within=within, census=census, label=label)
 
 
+def process(target: Target, *, children: bool = False) -> Blocks:
+    """Measure another process outside a test run: as the fixture's `process`."""
+    return Blocks(Settings()).process(target, children=children)
+
+
 __all__ = [
     "Blocks",
     "Measurement",
@@ -267,6 +316,7 @@ __all__ = [
     "failure",
     "measure",
     "message",
+    "process",
     "process_guard",
     "returns",
 ]

@@ -63,12 +63,20 @@ def explain(result: Result, *, nodeid: str = "", reason: str | None = None) -> I
     """Yield the whole text below the headline."""
     if reason:
         yield from _wrap("reason    ", reason)
-    yield from _wrap("meaning   ", _meaning(result))
+    meaning = _meaning(result)
+    if result.processes:
+        meaning = meaning.replace("the test body", "the process").replace("the body", "the process")
+    yield from _wrap("meaning   ", meaning)
     yield ""
-    yield (
-        f"RSS       {format_size(result.rss_before)} before, {format_size(result.rss_after)} after the body, "
-        f"{format_size(result.rss_settled)} settled"
-    )
+    if result.processes:
+        for name, growth in result.processes:
+            yield from _wrap("process   ", f"{name}: {format_change(growth)}")
+        yield f"RSS       {format_size(result.rss_before)} before, {format_size(result.rss_settled)} after"
+    else:
+        yield (
+            f"RSS       {format_size(result.rss_before)} before, {format_size(result.rss_after)} after the body, "
+            f"{format_size(result.rss_settled)} settled"
+        )
     if result.collected:
         yield f"          ({format_change(-result.collected)} by garbage collection)"
     yield from ledger_lines(result)
@@ -260,7 +268,7 @@ def _fix(result: Result) -> str:
 def _accept(result: Result) -> str:
     if result.verdict.outcome is Outcome.RETAINED:
         gone = sum(result.accounts[account] or 0 for account in (Account.TRIMMABLE, Account.FREE_HEAP))
-        if result.growth - gone <= result.limit.tolerance and not result.verdict.over_budget:
+        if result.growth - gone <= result.limit.tolerance and not result.verdict.over_budget and not result.processes:
             return 'trim=True forgives what malloc_trim returns; retained="warn" fails only for held memory'
         return 'retained="warn" fails only for held memory; retained="64MB" gives freed memory its own budget'
     enough = max(result.growth, result.held)

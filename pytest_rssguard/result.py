@@ -58,6 +58,8 @@ class Result:
     #: All rounds of the same body, this one (the number `decided`, from 1) among them; empty for a single run.
     rounds: tuple[Round, ...] = ()
     decided: int = 1
+    #: Other processes that were measured, not this one: (pid and command, RSS growth in bytes).
+    processes: tuple[tuple[str, int], ...] = ()
     seconds: float = 0.0
 
     @property

@@ -81,7 +81,7 @@ def test_on_a_narrow_terminal_names_keep_twenty_columns() -> None:
             regression=st.one_of(st.none(), st.builds(lambda size: {"baseline": size}, st.integers(0, 1 << 50))),
         ),
         min_size=1,
-        max_size=12,
+        max_size=10,
     )
 )
 def test_rows_fit_80_columns_and_align(records: list[Record]) -> None:
