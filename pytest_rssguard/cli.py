@@ -16,7 +16,7 @@ from pytest_rssguard.errors import RssGuardError, UnreadableReportError
 from pytest_rssguard.version import VERSION
 
 #: Modules of pytest_rssguard.commands, in the order in which `--help` lists them.
-COMMANDS: Final[tuple[str, ...]] = ()
+COMMANDS: Final[tuple[str, ...]] = ("explain",)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,8 @@ from pytest_rssguard.result import Result
 from pytest_rssguard.units import format_change, format_size
 
 _WIDTH: Final = 78
-_MEANING: Final = {
+#: What each account holds, in at most 48 characters.
+MEANING: Final = {
     Account.PYTHON_LIVE: "Python objects of 512 bytes or less",
     Account.MALLOC_LIVE: "malloc: C code, Python objects over 512 bytes",
     Account.MAPPED: "mapped by mmap, outside every heap",
@@ -96,10 +97,10 @@ def ledger_lines(result: Result) -> Iterator[str]:
         total = sum(accounts[account] or 0 for account in members)
         yield f"  {name:<8}{format_change(total):>11}  {meaning}"
         for account in shown:
-            yield f"    {account.value:<12}{format_change(accounts[account] or 0):>11}  {_MEANING[account]}"
+            yield f"    {account.value:<12}{format_change(accounts[account] or 0):>11}  {MEANING[account]}"
     for account in (Account.FILE, Account.UNEXPLAINED):
         if accounts[account] or account is Account.UNEXPLAINED:
-            yield f"  {account.value:<12}{format_change(accounts[account] or 0):>9}  {_MEANING[account]}"
+            yield f"  {account.value:<12}{format_change(accounts[account] or 0):>9}  {MEANING[account]}"
     unknown = [account.value for account in Account if accounts[account] is None]
     if result.basis is Basis.COUNTERS and Account.FREE_HEAP.value not in unknown:
         unknown = [name for name in unknown if name not in {"trimmable", "pinned", "arena_top", "tcache"}]

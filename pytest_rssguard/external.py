@@ -20,11 +20,11 @@ from typing import Final
 
 from pytest_rssguard import census
 from pytest_rssguard.errors import ProcessError, UnreadableError
-from pytest_rssguard.image import Image
+from pytest_rssguard.image import PAGE, Image
 from pytest_rssguard.model import Census, MallocStats, PoolStats, Region, Snapshot
 from pytest_rssguard.poolscan import ARENA
 from pytest_rssguard.self_census import read_regions
-from pytest_rssguard.smaps import parse_stack_pointer, parse_thread_state
+from pytest_rssguard.smaps import parse_stack_pointer, parse_statm, parse_thread_state
 
 #: A reading that the process ran through is taken again so often.
 _TRIES: Final = 4
@@ -35,7 +35,8 @@ _KERNEL_THREAD: Final = 0x00200000
 #: What a file of a thread is read up to, in bytes.
 _SHORT: Final = 4096
 
-Progress = Callable[[str], None]
+#: Told (bytes read, bytes there are to read, number of the try).
+Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +53,17 @@ def read_process(
     """Return the state of process `pid` now, and its census. `ledger.totals` of the two sums to RSS, to the byte.
 
     `stop`: stop the process during the read and let it go on afterwards, unless it stood already. `draw`: draw its heaps.
-    `progress` is told in a few words what is being done. The snapshot's `malloc` and `pools` are what the allocators
+    `progress` is told how far the reading is. The snapshot's `malloc` and `pools` are what the allocators
     would say, computed from the census; None where it does not close. Raises ProcessError: no such process, not
     permitted, ended meanwhile, a zombie, a kernel thread.
     """
-    tell = progress or (lambda _: None)
     check(pid, proc=proc)
     with _stopped(pid, proc=proc) if stop else contextlib.nullcontext():
         earlier: tuple[Snapshot, Census] | None = None
         for number in range(1, _TRIES + 1):
-            tell(f"reading {pid}" + (f", try {number}: it ran meanwhile" if number > 1 else ""))
             try:
                 before = _threads(pid, proc)
-                found = _read_once(pid, draw=draw, proc=proc)
+                found = _read_once(pid, draw=draw, proc=proc, progress=progress, number=number)
                 after = _threads(pid, proc)
             except UnreadableError as error:
                 raise _why(pid, proc, error) from None
@@ -154,6 +153,21 @@ def _short(path: str) -> bytes | None:
         os.close(fd)
 
 
+def read_name(pid: int, *, proc: str = "/proc") -> str:
+    """Return the name of the process (comm, at most 15 bytes), "" if there is none. Control characters become "?"."""
+    text = (_short(f"{proc}/{pid}/comm") or b"").rstrip(b"\n").decode("utf-8", "replace")
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def read_statm(pid: int, *, proc: str = "/proc") -> int | None:
+    """Return RSS in bytes as ps shows it, or None where it cannot be read any more."""
+    text = _short(f"{proc}/{pid}/statm")
+    try:
+        return parse_statm(text, PAGE)[1] if text else None
+    except UnreadableError:
+        return None
+
+
 def _tasks(pid: int, proc: str) -> list[str]:
     try:
         return os.listdir(f"{proc}/{pid}/task")  # noqa: PTH208 - names are all that is wanted
@@ -170,7 +184,7 @@ def _threads(pid: int, proc: str) -> Mapping[str, _Thread]:
     return found
 
 
-def _read_once(pid: int, *, draw: bool, proc: str) -> tuple[Snapshot, Census]:
+def _read_once(pid: int, *, draw: bool, proc: str, progress: Progress | None, number: int) -> tuple[Snapshot, Census]:
     regions = read_regions(f"{proc}/{pid}/smaps")
     pointers, unknown, tasks = [], 0, _tasks(pid, proc)
     for task in tasks:
@@ -179,7 +193,15 @@ def _read_once(pid: int, *, draw: bool, proc: str) -> tuple[Snapshot, Census]:
             unknown += 1
         else:
             pointers.append(pointer)
-    with Image(pid, proc=proc, touch=False) as image:
+    total, done = sum(region.anonymous for region in regions), 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress:
+            progress(min(done, total), total, number)
+
+    with Image(pid, proc=proc, touch=False, progress=count) as image:
         taken = census.take(image, regions, key=None, learn_key=True, draw=draw)
     return _snapshot(regions, pointers, threads=len(tasks), unknown=unknown), taken
 
@@ -225,7 +247,7 @@ def malloc_stats(taken: Census) -> MallocStats | None:
     """
     if not taken.heaps:
         return None
-    arena = sum(heap.end - heap.start for heap in taken.heaps)
+    arena = taken.arena
     free, fast = sum(heap.free for heap in taken.heaps), sum(heap.fast for heap in taken.heaps)
     return MallocStats(
         arena=arena, hblks=taken.chunks, hblkhd=taken.chunk_bytes, fsmblks=fast, uordblks=arena - free - fast,
