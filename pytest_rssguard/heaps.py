@@ -131,6 +131,11 @@ class Walker:
             found = [
                 replace(self._one(arena, first, end, fastbins), start=first & -arenas.HEAP_MAX) for first, end in arena.heaps
             ]
+            for heap in found:  # it ends with its top, or with what was left behind: two headers, or one
+                if heap.end - heap.walked not in ({0} if heap.start < arena.state.top < heap.end else {16, _FENCE}):
+                    raise InconsistentMemoryError(
+                        "a thread's heap that does not end where its memory does", address=heap.walked
+                    )
             size = sum(heap.end - heap.start for heap in found)
             if size != arena.state.system_mem:
                 raise InconsistentMemoryError(

@@ -70,8 +70,13 @@ static void question(void) { for (int i = 0; i < 16000; i++) { keep(4186, 1); ke
 static void mmapped(void) { mallopt(M_MMAP_THRESHOLD, 128 << 10); for (int i = 0; i < 20; i++) keep((200 + 37 * i) << 10, 1);
     void *p; if (posix_memalign(&p, 4096, 1 << 20)) abort(); memset(p, 1, 1 << 20); kept[count++] = p; }
 static void untouched(void) { for (int i = 0; i < 300; i++) { kept[count] = malloc(100000); if (!kept[count++]) abort(); } }
-static void tcache_full(void) { for (int size = 24; size <= 1032; size += 16) { void *p[16];
-    for (int i = 0; i < 16; i++) p[i] = take(size); for (int i = 0; i < 16; i++) free(p[i]); } }
+static void tcache_full(void) {
+    for (int size = 24; size <= 1032; size += 16) {
+        void *p[16];
+        for (int i = 0; i < 16; i++) p[i] = take(size);
+        for (int i = 0; i < 16; i++) free(p[i]);
+    }
+}
 static void fastbins(void) { keep(56, 5000); release(0, 1); keep(120, 3000); release(5001, 2); }
 static void trimmed(void) { all_but_last(); malloc_trim(0); keep(3000, 50); }
 
