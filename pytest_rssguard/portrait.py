@@ -93,7 +93,7 @@ def lines(portrait: Portrait, *, columns: int = 80) -> Iterator[str]:
     how = "stopped for it" if portrait.stopped else "running"
     yield f"process {portrait.pid} ({portrait.name}), {threads}, read in {portrait.seconds:.2f} s, {how}"
     yield ""
-    yield f"RSS             {format_size(snapshot.rss):>10}  100.0 %  the sum of the accounts below"
+    yield f"RSS            {format_size(snapshot.rss):>9} 100%  the sum of the accounts below"
     yield from _account_lines(accounts, snapshot.rss)
     unknown = [account.value for account in Account if accounts[account] is None and account is not Account.FREE_HEAP]
     if unknown:
@@ -118,7 +118,7 @@ def lines(portrait: Portrait, *, columns: int = 80) -> Iterator[str]:
 
 def _account_lines(accounts: Mapping[Account, int | None], rss: int) -> Iterator[str]:
     def line(name: str, size: int, meaning: str) -> str:
-        return f"{name:<16}{format_size(size):>10}  {100 * size / max(rss, 1):>5.1f} %  {meaning}"
+        return f"{name:<15}{format_size(size):>9} {100 * size / max(rss, 1):>3.0f}%  {meaning}"
 
     for members, name, meaning in (
         (HELD, "held", "the program still has it"), (RETAINED, "retained", "the program freed it"),
