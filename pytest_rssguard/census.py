@@ -75,14 +75,14 @@ def take(
         chunks=len(chunks),
         chunk_bytes=sum(chunk.end - chunk.start for chunk in chunks),
         chunk_resident=sum(chunk.resident for chunk in chunks),
+        arena=sum(arena.state.system_mem for arena in found),
         beyond=sum(image.resident(heap.start, heap.end) for heap in beyond),
         bss=bss,
         malloc=malloc,
         pool_stats=pools,
         seconds=time.perf_counter() - started,
     )
-    system_mem = sum(arena.state.system_mem for arena in found)
-    problems.extend(_malloc_gaps(census, system_mem, slack) if malloc and not problems else ())
+    problems.extend(_malloc_gaps(census, slack) if malloc and not problems else ())
     problems.extend(_pool_gaps(census, slack) if pools and pool_totals else ())
     return replace(census, problems=tuple(problems))
 
@@ -93,7 +93,7 @@ def _beyond(walked: Iterable[Heap], found: Iterable[heaps.Arena]) -> list[Heap]:
     return [heap for heap in walked if heap.main and not any(start <= heap.start < end for start, end in inside)]
 
 
-def _malloc_gaps(census: Census, system_mem: int, slack: int) -> Iterator[str]:
+def _malloc_gaps(census: Census, slack: int) -> Iterator[str]:
     """Yield where the walk and mallinfo2 disagree. glibc 2.43 counts hblkhd 400 bytes too high once."""
     stats = census.malloc
     assert stats is not None
@@ -102,8 +102,8 @@ def _malloc_gaps(census: Census, system_mem: int, slack: int) -> Iterator[str]:
     if not census.heaps:
         yield "no glibc heap found"
         return
-    if system_mem != stats.arena:
-        yield f"arenas hold {system_mem:,} B, mallinfo2 says {stats.arena:,}"
+    if census.arena != stats.arena:
+        yield f"arenas hold {census.arena:,} B, mallinfo2 says {stats.arena:,}"
     if walked > stats.arena:
         yield f"heaps walked have {walked:,} B, mallinfo2 says {stats.arena:,}"
     # the frozen copy may itself free or take a few small blocks (`slack`)

@@ -16,7 +16,7 @@ from pytest_rssguard.errors import RssGuardError, SettingError, UnreadableReport
 from pytest_rssguard.version import VERSION
 
 #: Modules of pytest_rssguard.commands, in the order in which `--help` lists them.
-COMMANDS: Final[tuple[str, ...]] = ("doctor", "html", "compare", "merge")
+COMMANDS: Final[tuple[str, ...]] = ("explain", "doctor", "compare", "merge", "html")
 
 
 def _parser() -> argparse.ArgumentParser:

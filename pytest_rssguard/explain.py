@@ -16,6 +16,7 @@ from pytest_rssguard.result import Result
 from pytest_rssguard.units import format_change, format_size
 
 _WIDTH: Final = 78
+#: What each account holds, in at most 48 characters.
 MEANING: Final = {
     Account.PYTHON_LIVE: "Python objects of 512 bytes or less",
     Account.MALLOC_LIVE: "malloc: C code, Python objects over 512 bytes",

@@ -20,14 +20,18 @@ from typing import Final
 
 from pytest_rssguard import census
 from pytest_rssguard.errors import ProcessError, UnreadableError
-from pytest_rssguard.image import Image
+from pytest_rssguard.image import PAGE, Image
 from pytest_rssguard.model import Census, MallocStats, PoolStats, Region, Snapshot
 from pytest_rssguard.poolscan import ARENA
 from pytest_rssguard.self_census import read_regions
-from pytest_rssguard.smaps import parse_stack_pointer, parse_thread_state
+from pytest_rssguard.smaps import parse_stack_pointer, parse_statm, parse_thread_state
 
 #: A reading that the process ran through is taken again so often.
 _TRIES: Final = 4
+#: A process may be stopped in the middle of malloc, when its heap does not add up: then it is stopped again, so often.
+_STOPS: Final = 8
+#: What it gets between two tries, in seconds.
+_PAUSE: Final = 0.002
 #: How long to wait for a process to stop, in seconds: a thread that sleeps in the kernel without listening stops late.
 _STOP_WAIT: Final = 5.0
 #: PF_KTHREAD, include/linux/sched.h.
@@ -35,7 +39,8 @@ _KERNEL_THREAD: Final = 0x00200000
 #: What a file of a thread is read up to, in bytes.
 _SHORT: Final = 4096
 
-Progress = Callable[[str], None]
+#: Told (bytes read, bytes there are to read, number of the try).
+Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +57,31 @@ def read_process(
     """Return the state of process `pid` now, and its census. `ledger.totals` of the two sums to RSS, to the byte.
 
     `stop`: stop the process during the read and let it go on afterwards, unless it stood already. `draw`: draw its heaps.
-    `progress` is told in a few words what is being done. The snapshot's `malloc` and `pools` are what the allocators
+    `progress` is told how far the reading is. The snapshot's `malloc` and `pools` are what the allocators
     would say, computed from the census; None where it does not close. Raises ProcessError: no such process, not
     permitted, ended meanwhile, a zombie, a kernel thread.
     """
-    tell = progress or (lambda _: None)
     check(pid, proc=proc)
-    with _stopped(pid, proc=proc) if stop else contextlib.nullcontext():
-        earlier: tuple[Snapshot, Census] | None = None
-        for number in range(1, _TRIES + 1):
-            tell(f"reading {pid}" + (f", try {number}: it ran meanwhile" if number > 1 else ""))
+    earlier: tuple[Snapshot, Census] | None = None
+    for number in range(1, (_STOPS if stop else _TRIES) + 1):
+        with _stopped(pid, proc=proc) if stop else contextlib.nullcontext():
             try:
                 before = _threads(pid, proc)
-                found = _read_once(pid, draw=draw, proc=proc)
+                found = _read_once(pid, draw=draw, proc=proc, progress=progress, number=number)
                 after = _threads(pid, proc)
             except UnreadableError as error:
                 raise _why(pid, proc, error) from None
-            if not found[0].mappings:
-                raise _why(pid, proc, UnreadableError("no mappings"))
-            stood = before == after and not any(thread.state == "R" for thread in after.values())
-            if stood or (earlier is not None and _agree(earlier, found)):
-                return _counted(*found)
-            earlier = found
+        if not found[0].mappings:
+            raise _why(pid, proc, UnreadableError("no mappings"))
+        stood = before == after and not any(thread.state == "R" for thread in after.values())
+        # stopped in the middle of malloc a heap may not add up: let it go on a little, and stop it again
+        if found[1].closes and (stood or (earlier is not None and _agree(earlier, found))):
+            return _counted(*found)
+        earlier = found
+        time.sleep(_PAUSE)
     check(pid, proc=proc)
-    return _refused(found, f"process {pid} ran while it was read: no two of {_TRIES} readings agree")
+    ran = f"process {pid} ran while it was read, and no two of {_TRIES} readings agree"
+    return _refused(found, "" if stood else ran)
 
 
 def check(pid: int, *, proc: str = "/proc") -> None:
@@ -154,6 +160,21 @@ def _short(path: str) -> bytes | None:
         os.close(fd)
 
 
+def read_name(pid: int, *, proc: str = "/proc") -> str:
+    """Return the name of the process (comm, at most 15 bytes), "" if there is none. Control characters become "?"."""
+    text = (_short(f"{proc}/{pid}/comm") or b"").rstrip(b"\n").decode("utf-8", "replace")
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def read_statm(pid: int, *, proc: str = "/proc") -> int | None:
+    """Return RSS in bytes as ps shows it, or None where it cannot be read any more."""
+    text = _short(f"{proc}/{pid}/statm")
+    try:
+        return parse_statm(text, PAGE)[1] if text else None
+    except UnreadableError:
+        return None
+
+
 def _tasks(pid: int, proc: str) -> list[str]:
     try:
         return os.listdir(f"{proc}/{pid}/task")  # noqa: PTH208 - names are all that is wanted
@@ -170,7 +191,7 @@ def _threads(pid: int, proc: str) -> Mapping[str, _Thread]:
     return found
 
 
-def _read_once(pid: int, *, draw: bool, proc: str) -> tuple[Snapshot, Census]:
+def _read_once(pid: int, *, draw: bool, proc: str, progress: Progress | None, number: int) -> tuple[Snapshot, Census]:
     regions = read_regions(f"{proc}/{pid}/smaps")
     pointers, unknown, tasks = [], 0, _tasks(pid, proc)
     for task in tasks:
@@ -179,7 +200,15 @@ def _read_once(pid: int, *, draw: bool, proc: str) -> tuple[Snapshot, Census]:
             unknown += 1
         else:
             pointers.append(pointer)
-    with Image(pid, proc=proc, touch=False) as image:
+    total, done = sum(region.anonymous for region in regions), 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress:
+            progress(min(done, total), total, number)
+
+    with Image(pid, proc=proc, touch=False, progress=count) as image:
         taken = census.take(image, regions, key=None, learn_key=True, draw=draw)
     return _snapshot(regions, pointers, threads=len(tasks), unknown=unknown), taken
 
@@ -207,8 +236,6 @@ def _agree(one: tuple[Snapshot, Census], other: tuple[Snapshot, Census]) -> bool
 
 def _counted(snapshot: Snapshot, taken: Census) -> tuple[Snapshot, Census]:
     """Return the reading with what the allocators would say of themselves."""
-    if taken.problems:
-        return _refused((snapshot, taken), "")
     return replace(snapshot, malloc=malloc_stats(taken), pools=pool_stats(taken)), taken
 
 
@@ -225,7 +252,7 @@ def malloc_stats(taken: Census) -> MallocStats | None:
     """
     if not taken.heaps:
         return None
-    arena = sum(heap.end - heap.start for heap in taken.heaps)
+    arena = taken.arena
     free, fast = sum(heap.free for heap in taken.heaps), sum(heap.fast for heap in taken.heaps)
     return MallocStats(
         arena=arena, hblks=taken.chunks, hblkhd=taken.chunk_bytes, fsmblks=fast, uordblks=arena - free - fast,

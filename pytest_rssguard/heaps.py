@@ -131,25 +131,30 @@ class Walker:
             found = [
                 replace(self._one(arena, first, end, fastbins), start=first & -arenas.HEAP_MAX) for first, end in arena.heaps
             ]
+            for heap in found:  # it ends with its top, or with what was left behind: two headers, or one
+                if heap.end - heap.walked not in ({0} if heap.start < arena.state.top < heap.end else {16, _FENCE}):
+                    raise InconsistentMemoryError(
+                        "a thread's heap that does not end where its memory does", address=heap.walked
+                    )
             size = sum(heap.end - heap.start for heap in found)
             if size != arena.state.system_mem:
                 raise InconsistentMemoryError(
                     f"a thread's heaps have {size:,} B, their arena says {arena.state.system_mem:,}", address=arena.state.bins
                 )
             return found
-        heap = [each for first, end in arena.heaps for each in self._parts(arena, first, end, fastbins)]
-        missing = arena.state.system_mem - _span(heap)
-        if missing in {0, -_gaps(heap)}:
-            return heap
+        parts = [each for first, end in arena.heaps for each in self._parts(arena, first, end, fastbins)]
+        missing = arena.state.system_mem - _span(parts)
+        if missing in {0, -_gaps(parts)}:
+            return parts
         # once malloc has gone on in mappings, what others take of the heap is no longer counted
-        beyond = list(self._beyond(arena, rest(), {missing, missing + _gaps(heap)}, fastbins))
-        if sum(each.end - each.start for each in beyond) not in {missing, missing + _gaps(heap)}:
+        beyond = list(self._beyond(arena, rest(), {missing, missing + _gaps(parts)}, fastbins))
+        if sum(each.end - each.start for each in beyond) not in {missing, missing + _gaps(parts)}:
             raise InconsistentMemoryError(
-                f"the main heap has {sum(each.end - each.start for each in heap + beyond):,} B, its arena says "
+                f"the main heap has {sum(each.end - each.start for each in parts + beyond):,} B, its arena says "
                 f"{arena.state.system_mem:,}",
                 address=arena.state.bins,
             )
-        return heap + beyond
+        return parts + beyond
 
     def _one(self, arena: Arena, first: int, end: int, fastbins: mmap.mmap | None) -> Heap:
         image, state = self._image, arena.state

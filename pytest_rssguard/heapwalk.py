@@ -136,7 +136,8 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
     while address != top:
         n = i + (size >> 3)
         if size < 32 or size & 15 or address + size > end:
-            if size == 16 and top != address:  # a fencepost: this heap was left behind for another (sysmalloc)
+            # a fencepost: this heap was left behind for another (sysmalloc); the last header of all has no size
+            if size == 16 or (size == 0 and address + 16 == end):
                 end_of_walk = address
                 break
             raise InconsistentMemoryError(f"impossible chunk size {size}", address=address)

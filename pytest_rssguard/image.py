@@ -14,6 +14,7 @@ import mmap
 import os
 import struct
 from bisect import bisect_right
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -34,11 +35,14 @@ class Image:
     """The memory of process `pid` (a Memory). Raises UnreadableError where /proc refuses; close it after use.
 
     `touch`: whether `read` may make a page of a file resident in that process, as it must in a frozen copy, which has
-    none of them; without it such a page is read from the file.
+    none of them; without it such a page is read from the file. `progress` is told how many bytes each read brought.
     """
 
-    def __init__(self, pid: int | str, *, proc: str = "/proc", touch: bool = True) -> None:
+    def __init__(
+        self, pid: int | str, *, proc: str = "/proc", touch: bool = True, progress: Callable[[int], None] | None = None
+    ) -> None:
         self.pid = pid
+        self._progress = progress
         self._root = f"{proc}/{pid}/root"
         self._touch = touch
         self._fds: list[int] = []
@@ -104,6 +108,8 @@ class Image:
                 raise InconsistentMemoryError("memory ended", address=base + done)
             done += got
         self._base, self._end = base, base + size
+        if self._progress:
+            self._progress(size)
 
     def word(self, address: int) -> int | None:
         """Return the 64-bit word at `address`, or None where its page is not resident."""

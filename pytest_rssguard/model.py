@@ -247,6 +247,8 @@ class Census:
     chunks: int = 0
     chunk_bytes: int = 0
     chunk_resident: int = 0
+    #: What the arenas have got from the kernel, in bytes (system_mem): mallinfo2's `arena`.
+    arena: int = 0
     #: Resident bytes of parts of the main heap that lie in mappings of their own, outside [heap].
     beyond: int = 0
     #: Ranges of .bss, by address: anonymous to the kernel, but part of a mapped file.

@@ -12,6 +12,8 @@ from pytest_rssguard.errors import UnreadableError
 from pytest_rssguard.model import Region
 
 _FIELDS: Final = {b"Rss:": 0, b"Anonymous:": 1, b"LazyFree:": 2, b"AnonHugePages:": 3}
+#: A line holds a path of at most 4,096 bytes, of which each may be written as four ("\\012").
+_LINE_MOST: Final = 1 << 15
 
 
 def _lines(text: memoryview) -> Iterator[bytes]:
@@ -24,6 +26,8 @@ def _lines(text: memoryview) -> Iterator[bytes]:
     for start in range(0, len(text), 4096):
         *whole, rest = (rest + bytes(text[start : start + 4096])).split(b"\n")
         yield from whole
+        if len(rest) > _LINE_MOST:
+            raise UnreadableError(f"smaps: a line of more than {_LINE_MOST} bytes")
     if rest:
         yield rest
 
