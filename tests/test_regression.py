@@ -175,6 +175,11 @@ def test_quiet_there_are_the_counts_and_what_was_written() -> None:
     )
 
 
+def test_a_file_that_was_just_begun_needs_no_advice() -> None:
+    told = lines(exists=False, standings={Standing.NEW: ["a"]}, mode=Mode.NEW, changes=CHANGES[:1], written=FILE)
+    assert "to begin one" not in told
+
+
 def test_what_an_update_added_is_no_longer_announced_as_new() -> None:
     told = lines(standings={Standing.NEW: ["t.py::test_new"]}, mode=Mode.NEW, changes=CHANGES[:1], written=FILE)
     assert "to add them" not in told

@@ -119,8 +119,7 @@ def test_retained_memory_regresses_too_and_only_warns_where_the_marker_says_so(g
     warned.stdout.fnmatch_lines(["*: 1 warned, 2 within"])
 
 
-@pytest.mark.parametrize("mode", ["new", "ratchet", "all", "prune"])
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "n2"])
+@pytest.mark.parametrize(("mode", "workers"), [("new", ()), ("ratchet", ()), ("prune", ()), ("all", ()), ("all", ("-n2",))])
 def test_updating_twice_changes_no_byte(gate: Gate, pytester: pytest.Pytester, mode: str, workers: tuple[str, ...]) -> None:
     gate("--rssguard-update=new")
     path = baseline_file(pytester)
