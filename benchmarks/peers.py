@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -40,15 +41,21 @@ TOOLS: Final[dict[str, tuple[str, ...]]] = {
     "psleak": _OFF,
 }
 _FEW: Final = ("rssguard, every test marked", "psleak", "pytest-memray", "tracemalloc", "naive RSS")
+#: How the line of a failure begins that says what the tool found.
+_FIRST_WORDS: Final = (
+    r"[\d.]+ [KMG]?i?B (?:leaked|freed)", r"Rss\w+: ", r"psleak\.\w+: ", "Test is allocating", "Test was", "Failed: ",
+    "AssertionError: ", "List of leaked",
+)  # fmt: skip
 _LEAKS: Final = ("native_2048", "native_16", "python_64")
 _PATTERNS: Final = ("leaked", "trimmable", "pinned", "masked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One pytest process: wall time in seconds, outcomes by kind, and what it printed."""
+    """One pytest process: wall and CPU time in seconds, outcomes by kind, and what it printed."""
 
     seconds: float
+    cpu: float
     outcomes: Counter[str]
     text: str
     calls: int
@@ -68,56 +75,69 @@ def run(python: Path, tool: str, file: str, **environment: str) -> Run:
             str(python), "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-W", "ignore", "-c", os.devnull,
             f"--rootdir={folder}", *TOOLS[tool], str(_WORK / file),
         ]  # fmt: skip
-        started = time.perf_counter()
+        started, used = time.perf_counter(), _children_cpu()
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=folder, timeout=900)
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, _children_cpu() - used
         text = done.stdout + done.stderr
         counted = int(calls.read_text(encoding="ascii")) if calls.exists() else 0
     outcomes = Counter(re.findall(r"^(PASSED|FAILED|SKIPPED|ERROR)\b", text, re.MULTILINE))
     in_teardown = outcomes.pop("ERROR", 0)  # what a fixture finds after its test has passed: one test, and it failed
     outcomes["FAILED"] += in_teardown
     outcomes["PASSED"] = max(0, outcomes["PASSED"] - in_teardown)
-    return Run(seconds=seconds, outcomes=+outcomes, text=text, calls=counted)
+    return Run(seconds=seconds, cpu=cpu, outcomes=+outcomes, text=text, calls=counted)
+
+
+def _children_cpu() -> float:
+    """Return user and system seconds of all processes that were waited for: a loaded machine moves them less."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def time_suite(python: Path, title: str, file: str, tools: Sequence[str], repeats: int) -> None:
     """Print wall times beside plain pytest, in turns, so that a slow minute of the machine hits all."""
-    times: dict[str, list[float]] = {tool: [] for tool in tools}
-    failed: dict[str, int] = {}
+    runs: dict[str, list[Run]] = {tool: [] for tool in tools}
     for _ in range(repeats):
         for tool in tools:
-            done = run(python, tool, file)
-            times[tool].append(done.seconds)
-            failed[tool] = sum(done.outcomes.values()) - done.outcomes["PASSED"]
-    print(f"\n{title}, median of {repeats} (least to most)\n\n| tool | seconds | x plain | not passed |\n|---|---|---|---|")
-    for tool, each in times.items():
-        ratios = [here / plain for here, plain in zip(each, times["plain"], strict=True)]
+            runs[tool].append(run(python, tool, file))
+    print(
+        f"\n{title}, median of {repeats} (least to most)\n\n"
+        "| tool | seconds | CPU seconds | x plain, wall | x plain, CPU | not passed |\n|---|---|---|---|---|---|"
+    )
+    for tool, each in runs.items():
+        plain = runs["plain"]
+        wall = [here.seconds / there.seconds for here, there in zip(each, plain, strict=True)]
+        cpu = [here.cpu / there.cpu for here, there in zip(each, plain, strict=True)]
+        outcomes = each[-1].outcomes
         print(
-            f"| {tool} | {statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f}) "
-            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {failed[tool]} |", flush=True
+            f"| {tool} | {_spread([one.seconds for one in each])} | {_spread([one.cpu for one in each])} "
+            f"| {_spread(wall)} | {_spread(cpu)} | {sum(outcomes.values()) - outcomes['PASSED']} |", flush=True
         )  # fmt: skip
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def time_verdicts(python: Path, repeats: int) -> None:
     """Print how long each tool takes to name a leak, with the start of pytest in it, and whether its clean twin passes."""
     print(
         f"\n(c) verdict on a leak by call, one test in a process of its own, median of {repeats} (least to most)\n\n"
-        "| tool | leak | leak | its clean twin | calls of the body | seconds | without the start of plain pytest |\n"
-        "|---|---|---|---|---|---|---|"
+        "| tool | leak | with the leak | its clean twin | calls of the body | seconds | CPU seconds | CPU over plain pytest |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
-    start = statistics.median(run(python, "plain", "leak.py", PEERS_LEAK="clean").seconds for _ in range(repeats))
+    start = statistics.median(run(python, "plain", "leak.py", PEERS_LEAK="clean").cpu for _ in range(repeats))
     for tool in _FEW:
         for leak in _LEAKS:
             tolerance = "0" if tool.startswith("rssguard") else "64KB"
             runs = [run(python, tool, "leak.py", PEERS_LEAK=leak, PEERS_TOLERANCE=tolerance) for _ in range(repeats)]
             clean = run(python, tool, "leak.py", PEERS_LEAK=f"clean_{leak}", PEERS_TOLERANCE=tolerance)
-            seconds = [each.seconds for each in runs]
+            cpu = [each.cpu for each in runs]
             print(
                 f"| {tool} | {leak.replace('_', ', ')} B | {_counted([each.outcomes for each in runs])} "
                 f"| {_counted([clean.outcomes])} | {max(each.calls for each in runs):,} "
-                f"| {statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) "
-                f"| {statistics.median(seconds) - start:.2f} |", flush=True
-            )  # fmt: skip
+                f"| {_spread([each.seconds for each in runs])} | {_spread(cpu)} | {statistics.median(cpu) - start:.2f} |",
+                flush=True,
+            )
 
 
 def _counted(outcomes: Sequence[Counter[str]]) -> str:
@@ -160,10 +180,7 @@ def _answer(done: Run) -> str:
         return "passed"
     if done.outcomes["SKIPPED"]:
         return "skipped"
-    found = re.search(
-        r"^(?:E +)?((?:[\d.]+ [KMG]?i?B (?:leaked|freed)|Rss\w+: |psleak\.\w+: |Test is allocating|Failed: |AssertionError: |Test was|List of leaked)[^\n]*)",
-        done.text, re.MULTILINE,
-    )  # fmt: skip
+    found = re.search(rf"^(?:E +)?((?:{'|'.join(_FIRST_WORDS)})[^\n]*)", done.text, re.MULTILINE)
     said = found[1] if found else done.text.strip().splitlines()[-1]
     return "failed: " + re.sub(r"/\S+/", "", said)[:150].replace("|", "/")
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 TOOL = os.environ["PEERS_TOOL"]
-_LIMIT = {"64KB": 64 << 10, "0": 0}.get(os.environ.get("PEERS_TOLERANCE", ""), int(os.environ.get("PEERS_LIMIT", 4 << 20)))
+_LIMIT = {"64KB": 64 << 10, "0": 0}.get(os.environ.get("PEERS_TOLERANCE", ""), 4 << 20)
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,8 @@ def naive() -> Iterator[None]:
         yield
         gc.collect()
         grown = psutil.Process().memory_info().rss - before
-        assert grown <= _LIMIT, f"RSS grew by {grown:,} B"
+        if grown > _LIMIT:
+            pytest.fail(f"RSS grew by {grown:,} B")
     elif TOOL == "tracemalloc":
         tracemalloc.start()
         gc.collect()
@@ -32,7 +33,8 @@ def naive() -> Iterator[None]:
         gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - traced
         tracemalloc.stop()
-        assert grown <= _LIMIT, f"traced memory grew by {grown:,} B"
+        if grown > _LIMIT:
+            pytest.fail(f"traced memory grew by {grown:,} B")
     else:
         yield
 
@@ -47,10 +49,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test for the tool in use."""
     for item in items:
         if TOOL == "rssguard, every test marked":
-            rounds = int(os.environ.get("PEERS_ROUNDS", "1"))
             tolerance = os.environ.get("PEERS_TOLERANCE", "4MB")
-            rounds = 5 if tolerance == "0" else rounds
-            item.add_marker(pytest.mark.rss_returns(tolerance=0 if tolerance == "0" else tolerance, rounds=rounds))
+            exact = tolerance == "0"
+            item.add_marker(pytest.mark.rss_returns(tolerance=0 if exact else tolerance, rounds=5 if exact else 1))
         elif TOOL == "pytest-memray" and _LIMIT != 4 << 20:
             item.add_marker(pytest.mark.limit_leaks(f"{max(_LIMIT, 1)} B"))
         elif TOOL == "pytest-memray" and "PEERS_PATTERN" in os.environ:
