@@ -8,7 +8,7 @@ from typing import Final
 from pytest_rssguard.errors import SettingError
 
 _FACTORS: Final = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_SIZE: Final = re.compile(r"\s*(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:(?P<unit>[KMG])I?B|B)?\s*", re.IGNORECASE)
+_SIZE: Final = re.compile(r"\s*(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:(?P<unit>[KMG])I?B|B)?\s*", re.IGNORECASE | re.ASCII)
 _ACCEPTED: Final = 'a size such as "4MB", "512 KiB", "1.5 GiB" or an int of bytes, not negative (MB = MiB = 1024**2 bytes)'
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
 #: No address space of today is larger (2**57 bytes with five-level page tables).
@@ -36,13 +36,16 @@ def parse_size(value: object, *, name: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """Return `size` bytes in IEC units with three significant digits: "4.00 MiB", "76.3 MiB", "-12.0 KiB", "48 B"."""
+    """Return `size` bytes in IEC units with three significant digits: "4.00 MiB", "76.3 MiB", "-12.0 KiB", "48 B".
+
+    Whole ones up to the next unit: "1023 KiB", as "1023 B".
+    """
     magnitude = abs(size)
     if magnitude < 1024:
         return f"{size} B"
     scaled = float(magnitude)
     exponent = 0
-    while exponent < len(_UNITS) and (exponent == 0 or scaled >= 999.5):
+    while exponent < len(_UNITS) and (exponent == 0 or scaled >= 1023.5):
         scaled /= 1024
         exponent += 1
     digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
