@@ -6,6 +6,7 @@ advice is given only where it applies here.
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator
 from typing import Final
@@ -55,7 +56,7 @@ def headline(result: Result) -> str:  # noqa: PLR0911 - one return an outcome
     if verdict.outcome is Outcome.GREW:
         return f"RSS {format_change(result.growth)}, {verdict.why} {tolerance}"
     if verdict.outcome is Outcome.UNMEASURABLE:
-        return f"RSS {format_change(result.growth)}, cannot be judged here {tolerance}"
+        return f"RSS {format_change(result.growth)}, cannot be judged {tolerance}"
     return f"RSS {format_change(result.growth)} {tolerance}"
 
 
@@ -83,7 +84,7 @@ def explain(result: Result, *, nodeid: str = "", reason: str | None = None) -> I
         yield from _wrap("fix       ", _fix(result))
         yield from _wrap("accept    ", _accept(result))
     if nodeid:
-        yield f"re-run    pytest '{nodeid}' --rssguard-report"
+        yield f"re-run    pytest {shlex.quote(nodeid)} --rssguard-report"
 
 
 def ledger_lines(result: Result) -> Iterator[str]:

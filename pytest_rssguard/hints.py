@@ -26,7 +26,9 @@ def hints(result: Result) -> Iterator[str]:
     if result.before is None or result.after is None:
         return
     threads = result.after.threads - result.before.threads
-    if threads > 0:
+    if threads == 1:
+        yield "a thread that the body started is still running: its stack and caches are in use"
+    elif threads > 1:
         yield f"{threads} threads that the body started are still running: their stacks and caches are in use"
     huge = sum(region.huge for region in result.after.mappings) - sum(region.huge for region in result.before.mappings)
     if huge > result.limit.tolerance // 4:
@@ -46,7 +48,8 @@ def hints(result: Result) -> Iterator[str]:
 
 
 def _imports(result: Result) -> Iterator[str]:
-    packages = sorted({name.partition(".")[0] for name in result.modules if not name.startswith("_")})
+    every = sorted({name.partition(".")[0] for name in result.modules})
+    packages = [name for name in every if not name.startswith("_")] or every
     if len(result.modules) >= _MANY_MODULES:
         names = ", ".join(packages[:3]) + (f" and {len(packages) - 3} more" if len(packages) > 3 else "")
         yield (
