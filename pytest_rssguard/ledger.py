@@ -108,7 +108,8 @@ def classify(snapshot: Snapshot, *, heaps: Iterable[int] = (), bss: Iterable[tup
     """Sort the mappings of `snapshot`. `heaps`: addresses of thread heaps (64 MiB-aligned); `bss`: ranges of .bss."""
     spans = sorted(set(heaps) | {address & -HEAP_MAX for top in snapshot.tops for address in (top.arena, top.top)})
     span_ends = [base + HEAP_MAX for base in spans]
-    bss_starts, bss_ends = [start for start, _ in sorted(bss)], [end for _, end in sorted(bss)]
+    ranges = sorted(bss)
+    bss_starts, bss_ends = [start for start, _ in ranges], [end for _, end in ranges]
     pointers = sorted(snapshot.stack_pointers)
     heap = thread_heaps = stack = idle = idle_size = shmem = file = lazy = mapped_size = 0
     other: list[Region] = []
