@@ -68,11 +68,7 @@ class Guard:
         if self._open and self._open[-1].thread != threading.get_ident():
             raise RuntimeError("rssguard: another thread is measuring; measurements of two threads cannot overlap")
         if self._census is None:
-            span = Span(limit, plan, slots=None)
-            collect_garbage()
-            span.rss = self._process.memory_info().rss
-            self._open.append(span)
-            return span
+            return self._begin_blind(limit, plan, self.blind)
         probe = self.probe
         span = Span(limit, plan, slots=self._spare.pop() if self._spare else (probe.new_slot(), probe.new_slot()))
         assert span.before is not None
@@ -94,10 +90,27 @@ class Guard:
             self._settle(span.before, thorough=True, fine=limit.tolerance < _FINE, trim=plan.purge)
             span.before.finished = time.perf_counter_ns()
             probe.read(span.before)
+        except (OSError, UnreadableError) as error:
+            self._close(span)
+            return self._begin_blind(limit, plan, _stopped(error))
         except BaseException:
             self._close(span)
             raise
         return span
+
+    def _begin_blind(self, limit: Limit, plan: Plan, why: str) -> Span:
+        span = Span(limit, plan, slots=None)
+        span.why = why
+        collect_garbage()
+        span.rss = self._process.memory_info().rss
+        self._open.append(span)
+        return span
+
+    def unmeasured(self, limit: Limit, error: OSError | UnreadableError, *, rss: int) -> Result:
+        """Return the result of a measurement that began at `rss` bytes and that /proc did not let end."""
+        span = Span(limit, _PLAIN, slots=None)
+        span.rss = rss
+        return self._blind_result(span, _stopped(error))
 
     def cancel(self, span: Span) -> None:
         """Forget a measurement whose body failed on its own."""
@@ -122,11 +135,11 @@ class Guard:
         self._check(span)
         try:
             if span.before is None or span.after is None or self._census is None:
-                return self._blind_result(span, self.blind)
+                return self._blind_result(span, span.why)
             self._read_end(span, span.before, span.after)
             return self._conclude(span, span.before, span.after, self._census)
         except (OSError, UnreadableError) as error:
-            return self._blind_result(span, f"/proc stopped answering: {error}")
+            return self._broken_result(span, error)
         finally:
             self._close(span)  # not before the reading: a list that shrinks or grows is 32 bytes
 
@@ -138,7 +151,7 @@ class Guard:
         held = None
         try:
             if span.before is None or span.after is None or self._census is None:
-                return self._blind_result(span, self.blind)
+                return self._blind_result(span, span.why)
             self._read_end(span, span.before, span.after)
             old, new = self.probe.counters(span.before), self._counters(span, span.after)
             if _moved(old, new) > max(span.limit.tolerance, _COARSE):
@@ -148,7 +161,7 @@ class Guard:
             span.own_after = self.probe.own_bytes
             held = Held(span=span, growth=new.rss - old.rss, held=ledger.allocator_growth(old, new))
         except (OSError, UnreadableError) as error:
-            return self._blind_result(span, f"/proc stopped answering: {error}")
+            return self._broken_result(span, error)
         else:
             return held
         finally:
@@ -165,7 +178,7 @@ class Guard:
             old, new = self.probe.decode(span.before), self._decode(span, span.after)
             return self._result(span, span.before, span.after, old, new, None)
         except UnreadableError as error:
-            return self._blind_result(span, f"/proc stopped answering: {error}")
+            return self._broken_result(span, error)
         finally:
             self.drop(held)
 
@@ -312,6 +325,15 @@ class Guard:
         self.emptied += max(0, observed)
         return Released(predicted=sum(heap.trimmable for heap in taken.heaps), observed=max(0, observed))
 
+    def _broken_result(self, span: Span, error: OSError | UnreadableError) -> Result:
+        """Return the result of a measurement whose baseline was taken, and whose end cannot be read."""
+        assert span.before is not None
+        try:
+            span.rss = self.probe.judged_rss(span.before)
+        except UnreadableError:  # the baseline's own text was nonsense
+            span.rss = span.before.rss_collected
+        return self._blind_result(span, _stopped(error))
+
     def _blind_result(self, span: Span, why: str) -> Result:
         collect_garbage()
         rss = self._process.memory_info().rss
@@ -321,6 +343,10 @@ class Guard:
             basis=Basis.COUNTERS, accounts=accounts, rss_untrimmed=span.rss, rss_before=span.rss, rss_after=rss,
             rss_settled=rss, collected=0, allocated=None,
         )  # fmt: skip
+
+
+def _stopped(error: OSError | UnreadableError) -> str:
+    return f"/proc stopped answering: {error}"
 
 
 def _moved(old: Snapshot, new: Snapshot) -> int:

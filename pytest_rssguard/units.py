@@ -8,7 +8,9 @@ from typing import Final
 from pytest_rssguard.errors import SettingError
 
 _FACTORS: Final = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_SIZE: Final = re.compile(r"\s*(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:(?P<unit>[KMG])I?B|B)?\s*", re.IGNORECASE | re.ASCII)
+_SIZE: Final = re.compile(
+    r"\s*(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:(?P<unit>[KMG])I?B|B)?\s*", re.IGNORECASE | re.ASCII
+)
 _ACCEPTED: Final = 'a size such as "4MB", "512 KiB", "1.5 GiB" or an int of bytes, not negative (MB = MiB = 1024**2 bytes)'
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
 #: No address space of today is larger (2**57 bytes with five-level page tables).
