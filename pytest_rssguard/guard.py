@@ -195,8 +195,7 @@ class Guard:
         self._settle(after, thorough=thorough, fine=thorough, trim=span.plan.trim, alone=before.threads == 1)
         probe.read(after)
         if self._suspicious(span, before, after, tolerance) and not thorough:
-            self._settle(after, thorough=True, trim=span.plan.trim)
-            probe.read(after)
+            self._settle_again(span, after)
         if span.plan.within:
             self._wait(span, before, after)
 
@@ -220,8 +219,14 @@ class Guard:
         while self._waits(span, before, after) and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(pause, left))
             pause = min(2 * pause, _LONGEST_PAUSE)
-            self._settle(after, thorough=True, fine=span.limit.tolerance < _FINE, trim=span.plan.trim)
-            self.probe.read(after)
+            self._settle_again(span, after, fine=span.limit.tolerance < _FINE)
+
+    def _settle_again(self, span: Span, after: Slot, *, fine: bool = False) -> None:
+        """Settle thoroughly and read again. What an earlier trim gave back is not what a collection gave back."""
+        trimmed = after.rss_collected - self.probe.judged_rss(after) if span.plan.trim else 0
+        self._settle(after, thorough=True, fine=fine, trim=span.plan.trim)
+        after.rss_collected += max(0, trimmed)
+        self.probe.read(after)
 
     def _waits(self, span: Span, before: Slot, after: Slot) -> bool:
         """Whether there is still something to wait for: address space alone, never touched, is nothing."""
