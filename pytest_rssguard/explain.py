@@ -6,6 +6,7 @@ advice is given only where it applies here.
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator
 from typing import Final
@@ -92,8 +93,7 @@ def explain(result: Result, *, nodeid: str = "", reason: str | None = None) -> I
         yield from _wrap("fix       ", _fix(result))
         yield from _wrap("accept    ", _accept(result))
     if nodeid:
-        quoted = nodeid.replace("'", "'\"'\"'")  # as shlex.quote does
-        yield f"re-run    pytest '{quoted}' --rssguard-report"
+        yield f"re-run    pytest {shlex.quote(nodeid)} --rssguard-report"
 
 
 def ledger_lines(result: Result) -> Iterator[str]:

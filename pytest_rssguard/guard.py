@@ -101,7 +101,7 @@ class Guard:
             probe.read(span.before)
         except (OSError, UnreadableError) as error:
             self._close(span)
-            return self._begin_blind(limit, plan, f"/proc does not answer: {error}")
+            return self._begin_blind(limit, plan, _stopped(error))
         except BaseException:
             self._close(span)
             raise
@@ -113,6 +113,12 @@ class Guard:
         span.rss = _portable_rss()
         self._open.append(span)
         return span
+
+    def unmeasured(self, limit: Limit, error: OSError | UnreadableError, *, rss: int) -> Result:
+        """Return the result of a measurement that began at `rss` bytes and that /proc did not let end."""
+        span = Span(limit, _PLAIN, slots=None)
+        span.rss = rss
+        return self._blind_result(span, _stopped(error))
 
     def cancel(self, span: Span) -> None:
         """Forget a measurement whose body failed on its own."""
@@ -141,7 +147,7 @@ class Guard:
             self._read_end(span, span.before, span.after)
             return self._conclude(span, span.before, span.after, self._census)
         except (OSError, UnreadableError) as error:
-            return self._blind_result(span, f"/proc stopped answering: {error}")
+            return self._broken_result(span, error)
         finally:
             self._close(span)  # not before the reading: a list that shrinks or grows is 32 bytes
 
@@ -163,7 +169,7 @@ class Guard:
             span.own_after = self.probe.own_bytes
             held = Held(span=span, growth=new.rss - old.rss, held=ledger.allocator_growth(old, new))
         except (OSError, UnreadableError) as error:
-            return self._blind_result(span, f"/proc stopped answering: {error}")
+            return self._broken_result(span, error)
         else:
             return held
         finally:
@@ -180,7 +186,7 @@ class Guard:
             old, new = self.probe.decode(span.before), self._decode(span, span.after)
             return self._result(span, span.before, span.after, old, new, None)
         except UnreadableError as error:
-            return self._blind_result(span, f"/proc stopped answering: {error}")
+            return self._broken_result(span, error)
         finally:
             self.drop(held)
 
@@ -197,8 +203,7 @@ class Guard:
         self._settle(after, thorough=thorough, fine=thorough, trim=span.plan.trim, alone=before.threads == 1)
         probe.read(after)
         if self._suspicious(span, before, after, tolerance) and not thorough:
-            self._settle(after, thorough=True, trim=span.plan.trim)
-            probe.read(after)
+            self._settle_again(span, after)
         if span.plan.within:
             self._wait(span, before, after)
 
@@ -222,8 +227,14 @@ class Guard:
         while self._waits(span, before, after) and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(pause, left))
             pause = min(2 * pause, _LONGEST_PAUSE)
-            self._settle(after, thorough=True, fine=span.limit.tolerance < _FINE, trim=span.plan.trim)
-            self.probe.read(after)
+            self._settle_again(span, after, fine=span.limit.tolerance < _FINE)
+
+    def _settle_again(self, span: Span, after: Slot, *, fine: bool = False) -> None:
+        """Settle thoroughly and read again. What an earlier trim gave back is not what a collection gave back."""
+        trimmed = after.rss_collected - self.probe.judged_rss(after) if span.plan.trim else 0
+        self._settle(after, thorough=True, fine=fine, trim=span.plan.trim)
+        after.rss_collected += max(0, trimmed)
+        self.probe.read(after)
 
     def _waits(self, span: Span, before: Slot, after: Slot) -> bool:
         """Whether there is still something to wait for: address space alone, never touched, is nothing."""
@@ -328,6 +339,15 @@ class Guard:
         self.emptied += max(0, observed)
         return Released(predicted=sum(heap.trimmable for heap in taken.heaps), observed=max(0, observed))
 
+    def _broken_result(self, span: Span, error: OSError | UnreadableError) -> Result:
+        """Return the result of a measurement whose baseline was taken, and whose end cannot be read."""
+        assert span.before is not None
+        try:
+            span.rss = self.probe.judged_rss(span.before)
+        except UnreadableError:  # the baseline's own text was nonsense
+            span.rss = span.before.rss_collected
+        return self._blind_result(span, _stopped(error))
+
     def _blind_result(self, span: Span, why: str) -> Result:
         collect_garbage()
         rss = _portable_rss()
@@ -347,6 +367,10 @@ def _portable_rss() -> int:
         return int(psutil.Process().memory_info().rss)
     except (psutil.Error, OSError):
         return 0
+
+
+def _stopped(error: OSError | UnreadableError) -> str:
+    return f"/proc stopped answering: {error}"
 
 
 def _moved(old: Snapshot, new: Snapshot) -> int:

@@ -341,9 +341,11 @@ def _stood(before: Snapshot, after: Snapshot, census: Census, now: Mapping[Accou
         stood[Account.POOL_FREE] = other.arenas - before.pools.allocated
     if before.malloc is None or not census.heaps:
         return stood
-    own_now = (after.malloc.tcache or 0) if after.malloc else 0
-    others = max(0, min((now[Account.TCACHE] or 0) - own_now, TCACHE_MOST * (before.threads - 1)))
-    cached = (before.malloc.tcache or 0) + others
+    own_now, own_then = after.malloc.tcache if after.malloc else None, before.malloc.tcache
+    if own_now is None or own_then is None:  # filled to the same at both ends: what it holds now, it held then
+        cached = min(now[Account.TCACHE] or 0, TCACHE_MOST * before.threads)
+    else:
+        cached = own_then + max(0, min((now[Account.TCACHE] or 0) - own_now, TCACHE_MOST * (before.threads - 1)))
     arenas = sorted(arena.arena for arena in before.tops)
     metadata = sum(heap.metadata for heap in census.heaps if not heap.main and _holds_one(heap.start, arenas))
     # live memory that nobody has touched yet: what is untouched now, less what was allocated meanwhile

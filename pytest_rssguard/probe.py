@@ -11,6 +11,8 @@ import ctypes
 import mmap
 import os
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from pytest_rssguard import arenas
@@ -32,6 +34,7 @@ _MOST_THREADS: Final = 1024
 _SYSCALL: Final = 256  # bytes kept of each task/TID/syscall; the line has at most 9 numbers of 18 characters
 _FLAT: Final = 65536 + _MOST_THREADS * _SYSCALL
 _SMAPS_LEAST: Final = 1 << 18
+_NEWLINE: Final = ord("\n")
 
 # words of a slot
 _LENGTH, _VM, _TOPS, _THREADS, _UNKNOWN_STACKS, _AT_ONCE, _COLLECTED, _FINISHED, _MALLINFO = (
@@ -149,14 +152,16 @@ class LinuxProbe:
         self._bins = 0
         self._delta = 0
         self._exact_statm = True
-        self.has_smaps = self._can_read(self._smaps)
-        self.has_rollup = self._has_rollup()
-        if not self._can_read(self._statm):
-            self.why_not = f"{self._statm} cannot be read: this needs Linux's /proc"
-            return
-        if not self.has_smaps:
-            self.why_not = f"{self._smaps} cannot be read: without it RSS has no parts"
-            return
+        self.has_smaps = self._tells(self._smaps)
+        self.has_rollup = self._tells(self._rollup, parse_rollup)
+        for path, parse, why in (
+            (self._statm, partial(parse_statm, page_size=_PAGE), "this needs Linux's /proc"),
+            (self._smaps, None, "without it RSS has no parts"),
+            (self._stat, parse_thread_count, "without it threads are not known"),
+        ):
+            if not self._tells(path, parse):
+                self.why_not = f"{path} cannot be read: {why}"
+                return
         if self.malloc.active:
             self._find_main_arena()
         try:
@@ -165,18 +170,15 @@ class LinuxProbe:
             self.why_not = f"{self._statm} makes no sense ({error})"
 
     @staticmethod
-    def _can_read(path: str) -> bool:
+    def _tells(path: str, parse: Callable[[bytes], object] | None = None) -> bool:
+        """Whether the file at `path` is there and says something, that `parse` can read."""
         try:
-            return bool(_read_small(path))
-        except OSError:
-            return False
-
-    def _has_rollup(self) -> bool:
-        """Whether smaps_rollup can be read and says something: it is only needed where statm is not exact."""
-        try:
-            return parse_rollup(_read_small(self._rollup)) > 0
+            text = _read_small(path)
+            if parse is not None:
+                parse(text)
         except (OSError, UnreadableError):
             return False
+        return bool(text)
 
     def _statm_is_exact(self) -> bool:
         """Whether statm agrees with smaps_rollup, as it must on 6.12.107 and later (get_mm_counter_sum)."""

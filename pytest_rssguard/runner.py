@@ -104,6 +104,8 @@ class Runner:
         session, settings = self._session, self._session.base
         limit, judged = settings.limit, session.judge_all
         begun = watch.begin(limit)
+        if begun is None:
+            return (yield from self._once(item, settings, judged=judged))
         try:
             value = yield
         except BaseException as error:

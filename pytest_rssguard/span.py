@@ -55,6 +55,7 @@ class Span:
         self.then: Census | None = None
         self.now: Census | None = None
         self.own_after: int | None = None
+        self.why = ""  # why this one cannot be measured
         self.own_bytes = self.rss = self.bias = 0
         self.thread = threading.get_ident()
         self.why = why  # nothing can be said of it, or ""

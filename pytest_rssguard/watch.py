@@ -16,6 +16,7 @@ from typing import Final
 
 from pytest_rssguard import ledger
 from pytest_rssguard.conclusion import Readings, conclude
+from pytest_rssguard.errors import UnreadableError
 from pytest_rssguard.guard import Guard
 from pytest_rssguard.interpreter import collect_garbage, drop_last_exception
 from pytest_rssguard.model import Basis, Limit, MallocStats, Snapshot
@@ -68,13 +69,16 @@ class Watch:
         self._probe.read(self._base)
         return self._look()
 
-    def begin(self, limit: Limit) -> Look:
-        """Look before a test; read in full where the last full reading is too far from now."""
+    def begin(self, limit: Limit) -> Look | None:
+        """Look before a test; read in full where the last full reading is too far from now. None: /proc does not answer."""
         drop_last_exception()
-        look = self._look()
-        if self._age(look) > limit.tolerance // 4 or look.own != self._last.own:
-            self._last = self._read()
+        try:
             look = self._look()
+            if self._age(look) > limit.tolerance // 4 or look.own != self._last.own:
+                self._last = self._read()
+                look = self._look()
+        except (OSError, UnreadableError):
+            return None
         return look
 
     def _age(self, look: Look) -> int:
@@ -82,6 +86,12 @@ class Watch:
 
     def end(self, begun: Look, limit: Limit, *, trim: bool) -> Result | Look:
         """Look after a test. A Look: nothing has moved past the tolerance; a Result: something has, and this is what."""
+        try:
+            return self._end(begun, limit, trim=trim)
+        except (OSError, UnreadableError) as error:
+            return self._guard.unmeasured(limit, error, rss=begun.rss)
+
+    def _end(self, begun: Look, limit: Limit, *, trim: bool) -> Result | Look:
         look = self._look()
         tolerance = limit.tolerance
         seconds = (look.at - begun.at) / 1e9

@@ -364,6 +364,14 @@ def test_memory_untouched_still_and_not_allocated_meanwhile_was_untouched_then()
     assert known(found) == {}
 
 
+def test_a_tcache_that_is_filled_before_each_reading_has_not_grown() -> None:
+    cached = TCACHE_MOST
+    before = snapshot(heap_region(5 * MIB), malloc=malloc_stats(uordblks=5 * MIB, tcache=None))
+    after = snapshot(heap_region(6 * MIB), malloc=malloc_stats(uordblks=6 * MIB, tcache=None))
+    found = by_census(before, after, census(main_heap(6 * MIB, live=6 * MIB - cached, tcache=cached)))
+    assert known(found) == {"malloc_live": MIB}
+
+
 def test_the_tcaches_of_other_threads_are_taken_to_have_been_as_they_are_but_no_larger_than_they_can_be() -> None:
     cached = TCACHE_MOST + 1000
     before = snapshot(heap_region(5 * MIB), malloc=malloc_stats(uordblks=5 * MIB, tcache=0), threads=2)

@@ -50,7 +50,8 @@ def breaks():
 
 guard = Guard(LinuxProbe(proc=proc))
 found = {}
-for name, body in (("nothing", lambda: None), ("leak", lambda: leak(10)), ("kept", lambda: retain(10)), ("broken", breaks)):
+for name, body in (("nothing", lambda: None), ("leak", lambda: leak(10)), ("kept", lambda: retain(10)), ("broken", breaks),
+                   ("later", lambda: leak(10))):
     span = guard.begin(Limit(tolerance=4 << 20))
     body()
     if name == "broken":
@@ -62,10 +63,36 @@ for name, body in (("nothing", lambda: None), ("leak", lambda: leak(10)), ("kept
     assert all(len(line) <= 78 or len(line.split()) == 1 for line in text.splitlines()), text
     found[name] = {
         "outcome": result.verdict.outcome, "basis": result.basis, "why": result.verdict.why, "text": text,
+        "growth": result.growth,
         "accounts": {str(account): size for account, size in result.accounts.items()},
     }
 print(json.dumps(found))
 """
+
+
+WHOLE: Final = {"nothing": "returned", "leak": "leaked", "kept": "retained", "broken": "leaked", "later": "leaked"}
+#: The same with the cheap look at every test.
+WATCHED: Final = (
+    SCRIPT.partition("guard = Guard")[0]
+    + """
+from pytest_rssguard.result import Result
+from pytest_rssguard.watch import Watch
+
+limit = Limit(tolerance=4 << 20)
+watch = Watch(Guard(LinuxProbe(proc=proc)))
+begun = watch.begin(limit)
+leak(10)
+breaks()
+found = watch.end(begun, limit, trim=False)
+assert isinstance(found, Result)
+again = watch.begin(limit)
+leak(10)
+print(json.dumps({
+    "outcome": found.verdict.outcome, "why": found.verdict.why, "growth": found.growth,
+    "later": again and watch.end(again, limit, trim=False).verdict.outcome,
+}))
+"""
+)
 
 
 def _tree(folder: Path) -> Path:
@@ -78,8 +105,12 @@ def _tree(folder: Path) -> Path:
 
 
 def _measure(folder: Path, proc: Path, *, broken: str = "", how: str = "") -> dict[str, Any]:
+    return _run(SCRIPT, folder, proc, broken=broken, how=how)
+
+
+def _run(script: str, folder: Path, proc: Path, *, broken: str = "", how: str = "") -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT, str(proc), broken, how],
+        [sys.executable, "-W", "error", "-c", script, str(proc), broken, how],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stderr == ""
@@ -100,7 +131,7 @@ def proc(pytester: pytest.Pytester, native: None) -> Path:
 
 def test_a_whole_tree_measures_like_proc_itself(proc: Path) -> None:
     found = _measure(proc.parent, proc)
-    assert _outcomes(found) == {"nothing": "returned", "leak": "leaked", "kept": "retained", "broken": "leaked"}
+    assert _outcomes(found) == WHOLE
 
 
 @pytest.mark.parametrize("name", ["smaps", "statm"])
@@ -131,7 +162,7 @@ def test_without_smaps_rollup_verdicts_are_the_same(proc: Path, content: bytes |
     if content is not None:
         (proc / "self" / "smaps_rollup").write_bytes(content)
     found = _measure(proc.parent, proc)
-    assert _outcomes(found) == {"nothing": "returned", "leak": "leaked", "kept": "retained", "broken": "leaked"}
+    assert _outcomes(found) == WHOLE
 
 
 @pytest.mark.parametrize("name", ["pagemap", "mem", "maps"])
@@ -159,9 +190,26 @@ BREAKS: Final = [
 @pytest.mark.parametrize(("name", "how"), BREAKS)
 def test_a_file_that_breaks_in_the_middle_is_not_judged(proc: Path, name: str, how: str) -> None:
     found = _measure(proc.parent, proc, broken=name, how=how)
+    assert 9 << 20 < found["broken"]["growth"] < 14 << 20
+    assert 9 << 20 < found["later"]["growth"] < 14 << 20
     outcomes = _outcomes(found)
-    assert outcomes.pop("broken") == "unmeasurable"
+    assert outcomes.pop("broken") == outcomes.pop("later") == "unmeasurable"
     assert outcomes == {"nothing": "returned", "leak": "leaked", "kept": "retained"}
+
+
+@pytest.mark.parametrize("name", ["smaps", "statm", "stat"])
+@pytest.mark.parametrize("how", ["missing", "garbage"])
+def test_a_cheap_look_that_breaks_is_not_judged_either(proc: Path, name: str, how: str) -> None:
+    found = _run(WATCHED, proc.parent, proc, broken=name, how=how)
+    assert found["outcome"] == "unmeasurable"
+    assert found["why"].startswith("/proc stopped answering: ")
+    assert 9 << 20 < found["growth"] < 14 << 20
+    assert found["later"] in {None, "unmeasurable"}  # None: it has not even begun
+
+
+def test_a_cheap_look_at_a_whole_tree_sees_the_leak(proc: Path) -> None:
+    found = _run(WATCHED, proc.parent, proc)
+    assert found["outcome"] == found["later"] == "leaked"
 
 
 def test_python_objects_in_malloc(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
