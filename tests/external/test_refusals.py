@@ -112,3 +112,23 @@ def test_process_that_somebody_else_stopped_stays_stopped() -> None:
         assert read_process(process.pid, stop=True)[1].closes
         assert state(process.pid) == "T"
         process.send_signal(signal.SIGCONT)
+
+
+def test_this_process_is_not_stopped_by_itself() -> None:
+    with pytest.raises(ProcessError, match="is this process"):
+        read_process(os.getpid(), stop=True)
+
+
+def test_process_interrupted_while_it_is_being_stopped_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.kill
+
+    def interrupted(pid: int, number: int) -> None:
+        real(pid, number)
+        if number == signal.SIGSTOP:
+            raise KeyboardInterrupt
+
+    with sleeper() as process:
+        monkeypatch.setattr(os, "kill", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read_process(process.pid, stop=True)
+        assert state(process.pid) != "T"
