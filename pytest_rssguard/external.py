@@ -273,22 +273,24 @@ def pool_stats(taken: Census) -> PoolStats | None:
 @contextmanager
 def _stopped(pid: int, *, proc: str) -> Iterator[None]:
     """Stop the process, and let it go on however the block ends; one that stood already is left standing."""
+    if pid == os.getpid():
+        raise ProcessError(pid, "is this process: it cannot read itself while it is stopped; leave --stop out")
     if _all_stand(pid, proc):
         yield
         return
-    try:
-        os.kill(pid, signal.SIGSTOP)
-    except ProcessLookupError:
-        raise ProcessError(pid, "no such process") from None
-    except PermissionError:
-        raise ProcessError(pid, "not permitted to stop it; without --stop it is read while it runs") from None
-    try:
+    try:  # an interrupt between the signal and the first line of the block must not leave it stopped
+        try:
+            os.kill(pid, signal.SIGSTOP)
+        except ProcessLookupError:
+            raise ProcessError(pid, "no such process") from None
+        except PermissionError:
+            raise ProcessError(pid, "not permitted to stop it; without --stop it is read while it runs") from None
         deadline = time.monotonic() + _STOP_WAIT
         while not _all_stand(pid, proc) and time.monotonic() < deadline:
             time.sleep(0.001)
         yield
     finally:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGCONT)
 
 

@@ -29,6 +29,8 @@ _PFNZERO: Final = 1 << 5
 _SCAN_ARG: Final = struct.Struct("=12Q")
 _RUNS: Final = 1024
 _PAGEMAP_PRESENT: Final = 1 << 63
+#: No process has memory above this: 2**57 bytes with five-level page tables, half of it the kernel's.
+_HIGHEST: Final = 1 << 56
 
 
 class Image:
@@ -189,6 +191,9 @@ class Image:
         end = (end + PAGE - 1) & -PAGE
         self._starts, self._ends = [], []
         self._covered_from = start
+        if not 0 <= start < end <= _HIGHEST:  # from a broken heap. Asked for it, the kernel refuses the whole scan
+            self._covered_to = max(end, start + PAGE)
+            return
         if self._can_scan:
             try:
                 self._scan(start, end)

@@ -29,9 +29,12 @@ class Pool:
     size: int
 
 
-def read_pool(memory: Memory, address: int) -> Pool | None:
-    """Return the pool whose header stands at `address` (16 KiB-aligned), or None if no header stands there."""
-    view = memory.window(address, address + _OVERHEAD)
+def read_pool(memory: Memory, address: int, ahead: int = 0) -> Pool | None:
+    """Return the pool whose header stands at `address` (16 KiB-aligned), or None if no header stands there.
+
+    `ahead`: up to what address the caller goes on reading, so that what is resident is asked for once.
+    """
+    view = memory.window(address, max(ahead, address + _OVERHEAD))
     if view is None:
         return None
     words, base, end = view
@@ -60,7 +63,7 @@ def scan(memory: Memory, ranges: Iterable[tuple[int, int]]) -> tuple[Pools, list
     for start, end in ranges:
         first, last, index, arena_resident = 0, 0, -1, 0
         for address in range((start + POOL - 1) & -POOL, end & -POOL, POOL):
-            pool = read_pool(memory, address)
+            pool = read_pool(memory, address, end)
             if pool is None:
                 continue
             if pool.arena != index or address + POOL - first > ARENA:
