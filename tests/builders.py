@@ -468,9 +468,9 @@ def evidence(growth: int = 0, **changes: Any) -> Evidence:  # noqa: ANN401 - fie
     return Evidence(**fields)
 
 
-def malloc_stats(**changes: int) -> MallocStats:
+def malloc_stats(**changes: int | None) -> MallocStats:
     """Return malloc statistics, zero but for `changes`."""
-    return replace(MallocStats(arena=0, hblks=0, hblkhd=0, fsmblks=0, uordblks=0, fordblks=0), **changes)
+    return replace(MallocStats(arena=0, hblks=0, hblkhd=0, fsmblks=0, uordblks=0, fordblks=0), **changes)  # type: ignore[arg-type]
 
 
 def pool_stats(**changes: int) -> PoolStats:
