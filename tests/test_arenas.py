@@ -59,9 +59,16 @@ def test_a_state_is_found_where_some_bins_are_in_use(used: frozenset[int]) -> No
     assert found.bins == BASE + 8 * 14
 
 
-def test_too_few_empty_bins_are_no_proof() -> None:
-    assert find_state(words(state_words(used=frozenset(range(104)))), BASE) is None
-    assert find_state(words(state_words(used=frozenset(range(103)))), BASE) is not None
+def test_two_empty_bins_are_proof_enough_where_all_others_are_list_heads() -> None:
+    assert find_state(words(state_words(used=frozenset(range(125)))), BASE) is not None
+    assert find_state(words(state_words(used=frozenset(range(126)))), BASE) is None
+
+
+def test_a_bin_that_can_be_no_list_head_is_no_arena() -> None:
+    made = state_words()
+    at = next(at for at in range(len(made) - 1) if made[at] == BASE + 8 * at - 16 == made[at + 1])
+    for strange in (0, 7, 1 << 63):
+        assert find_state(words([*made[: at + 20], strange, *made[at + 21 :]]), BASE) is None
 
 
 @pytest.mark.parametrize(
