@@ -55,7 +55,7 @@ class _Free:
             self._pin(start, end)
             return
         self.trimmable += self.memory.resident(release_from, release_to)
-        self.draw(release_from // PAGE, release_to // PAGE, TRIMMABLE_PAGE)
+        self.draw(-(-release_from // PAGE), release_to // PAGE, TRIMMABLE_PAGE)
         self._pin(start, release_from)
         self._pin(release_to, end)
 
