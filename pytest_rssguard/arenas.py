@@ -34,7 +34,18 @@ class ArenaState:
 
 
 def _matches(words: memoryview, base: int, at: int) -> int:
-    return sum(1 for bin_ in range(at, at + BINS, 2) if words[bin_] == base + 8 * bin_ - 16 == words[bin_ + 1])
+    """Return how many bins are empty if bins[0] is at index `at`; -1 if one of the others cannot be a list of chunks.
+
+    The second keeps apart what a shift by a few bins would give: there stand fastbins, a top or the binmap.
+    """
+    matches = 0
+    for bin_ in range(at, at + BINS, 2):
+        first, last = words[bin_], words[bin_ + 1]
+        if first == base + 8 * bin_ - 16 == last:
+            matches += 1
+        elif not first or not last or (first | last) & 15:
+            return -1
+    return matches
 
 
 def find_state(words: memoryview, base: int) -> ArenaState | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_rssguard import external
-from pytest_rssguard.errors import ProcessError
+from pytest_rssguard.errors import ProcessError, UnreadableError
 from pytest_rssguard.external import check, read_name, read_process, read_statm
 
 PID = 4_194_303  # no process has the largest number while pid_max is the usual 32,768 or 4,194,304
@@ -45,7 +45,7 @@ def test_a_process_that_exists_but_is_not_shown(monkeypatch: pytest.MonkeyPatch)
     def kill(_pid: int, _signal: int) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(external.os, "kill", kill)
+    monkeypatch.setattr(os, "kill", kill)
     with pytest.raises(ProcessError, match="hidepid"):
         check(PID)
 
@@ -68,7 +68,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
             raise PermissionError(13, "Permission denied", path)
         return opened(path, flags)
 
-    monkeypatch.setattr(external.os, "open", refusing)
+    monkeypatch.setattr(os, "open", refusing)
 
 
 def test_yama(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_other_rights(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_another_user(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch, "smaps")
-    monkeypatch.setattr(external.os, "geteuid", lambda: proc.stat().st_uid + 1)
+    monkeypatch.setattr(os, "geteuid", lambda: proc.stat().st_uid + 1)
     assert refusal(proc) == f"not permitted: it belongs to user {proc.stat().st_uid}; run as that user or as root"
 
 
@@ -99,7 +99,7 @@ def test_a_process_without_mappings_has_ended_meanwhile(proc: Path) -> None:
 def test_a_process_that_vanishes_half_way(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def vanish(path: str) -> None:
         (proc / str(PID) / "stat").unlink()
-        raise external.UnreadableError(f"{path}: No such process")
+        raise UnreadableError(f"{path}: No such process")
 
     monkeypatch.setattr(external, "read_regions", vanish)
     with pytest.raises(ProcessError, match=f"^process {PID}: ended while it was read$"):
