@@ -80,7 +80,8 @@ def _plausible(words: memoryview, base: int, at: int) -> ArenaState | None:
     top = words[at - 2]
     if not top or top & 15 or not next_ or next_ & 7 or attached > 1 << 20:
         return None
-    if not 0 < system_mem <= max_system_mem or system_mem & 4095:
+    # no whole pages where something else had moved the end of the heap first: a static program's own start-up does
+    if not 0 < system_mem <= max_system_mem or system_mem & 15:
         return None
     fast = tuple(words[at - 2 - FASTBINS : at - 2]) if at >= 2 + FASTBINS else ()
     return ArenaState(

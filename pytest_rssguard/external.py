@@ -23,6 +23,7 @@ from pytest_rssguard.errors import ProcessError, UnreadableError
 from pytest_rssguard.image import PAGE, Image
 from pytest_rssguard.model import Census, MallocStats, PoolStats, Region, Snapshot
 from pytest_rssguard.poolscan import ARENA
+from pytest_rssguard.regions import has_known_pools, pythons
 from pytest_rssguard.self_census import read_regions
 from pytest_rssguard.smaps import parse_stack_pointer, parse_statm, parse_thread_state
 
@@ -209,7 +210,8 @@ def _read_once(pid: int, *, draw: bool, proc: str, progress: Progress | None, nu
             progress(min(done, total), total, number)
 
     with Image(pid, proc=proc, touch=False, progress=count) as image:
-        taken = census.take(image, regions, key=None, learn_key=True, draw=draw)
+        known = all(map(has_known_pools, pythons(regions)))
+        taken = census.take(image, regions, key=None, learn_key=True, draw=draw, pymalloc=known)
     return _snapshot(regions, pointers, threads=len(tasks), unknown=unknown), taken
 
 

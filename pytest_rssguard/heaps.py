@@ -28,6 +28,8 @@ _FENCE: Final = 32
 #: How far behind an intruder the main heap is looked for, in bytes, and how many chunks are followed for it in vain.
 _FAR: Final = 64 << 20
 _STEPS: Final = 1 << 23
+#: As many chunks in a row show where the main heap starts.
+_TASTE: Final = 16
 #: Linux, include/uapi/asm-generic/mman-common.h; the mmap module names it from 3.13 on.
 _MAP_NORESERVE: Final = 0x4000
 
@@ -72,7 +74,8 @@ def find(image: Image, regions: Collection[Region]) -> list[Arena]:
 def _follow(image: Image, regions: Collection[Region], main: arenas.ArenaState) -> list[Arena]:
     ranges = [(r.start, r.end) for r in regions if r.path == "[heap]"]
     # from the list pointer of main_arena back to its start: `next` of the last arena points there
-    found = [Arena(state=main, heaps=((ranges[0][0], ranges[-1][1]),) if ranges else (), main=True)]
+    heap = ((_first(image, ranges[0][0], ranges[-1][1], main.top), ranges[-1][1]),) if ranges else ()
+    found = [Arena(state=main, heaps=heap, main=True)]
     next_ = main.next
     while not 0 <= main.bins - next_ < 256:  # main_arena itself: its bins are a few words behind its start
         if len(found) > _MOST_ARENAS:
@@ -81,6 +84,19 @@ def _follow(image: Image, regions: Collection[Region], main: arenas.ArenaState) 
         found.append(Arena(state=state, heaps=tuple(_thread_heaps(image, next_, state)), main=False))
         next_ = state.next
     return found
+
+
+def _first(image: Image, start: int, end: int, top: int) -> int:
+    """Return where the main heap starts in [heap]: at its start, but where others had moved the end of the heap first."""
+    at = start
+    for _ in range(_TASTE):
+        size = (image.word(at + 8) or 0) & -8
+        if at == top or (size == 16 and at != start):
+            return start
+        if size < 32 or size & 15 or at + size >= end:
+            return Walker(image, key=None).resume(start + 16, end, top) or start
+        at += size
+    return start
 
 
 def _thread_arena(image: Image, address: int) -> arenas.ArenaState:
@@ -194,7 +210,7 @@ class Walker:
             try:
                 heap = self._one(arena, at, end, fastbins)
             except InconsistentMemoryError:
-                if at != first or (at := self._resume(arena, first + 16, end)) is None:
+                if at != first or (at := self.resume(first + 16, end, arena.state.top)) is None:
                     raise
                 continue
             stop = heap.walked + _FENCE
@@ -203,13 +219,13 @@ class Walker:
                 yield heap if arena.state.top >= heap.walked else self._cut(heap, heap.walked)
                 return
             yield self._cut(heap, stop)
-            at = self._resume(arena, stop, end)
+            at = self.resume(stop, end, arena.state.top)
 
     def _cut(self, heap: Heap, end: int) -> Heap:
         return replace(heap, end=end, metadata=heap.metadata - self._image.resident(end, heap.end)) if end < heap.end else heap
 
-    def _resume(self, arena: Arena, start: int, end: int) -> int | None:
-        """Return the first address from `start` on where a chain of chunks starts that holds, or None."""
+    def resume(self, start: int, end: int, top: int) -> int | None:
+        """Return the first address from `start` on where a chain of chunks starts that holds, up to `top` or a fencepost."""
         image = self._image
         at = (start + 15) & -16
         limit = min(end, at + _FAR)
@@ -225,7 +241,7 @@ class Walker:
                 if words[i] & 7 == 1 and 32 <= words[i] & -8 <= end - base
             ]
             for candidate in candidates:
-                if self._holds(candidate, end, arena.state.top):
+                if self._holds(candidate, end, top):
                     return candidate
             at = min(view_end, limit)
         return None

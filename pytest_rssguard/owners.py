@@ -17,7 +17,7 @@ from pytest_rssguard.units import format_size
 
 #: An owner with less than this share of an anonymous mapping is not named.
 _SHARE: Final = 0.1
-UNKNOWN: Final = "mmap by the program or a library"
+UNKNOWN: Final = "mmap, owner unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +60,14 @@ def _named(snapshot: Snapshot, census: Census) -> Iterator[tuple[str, str, Regio
     last_file, group, last_end = "", "", 0
     for region in snapshot.mappings:
         if region.path == "[heap]":
-            yield "[heap]", "malloc: the main heap" if census.heaps else "the program (brk)", region
+            yield "[heap]", "malloc, main heap" if census.heaps else "the program (brk)", region
         elif is_shared_memory(region):
             yield region.path or "shared memory", "shared memory", region
         elif not is_anonymous(region):
             last_file = region.path
             yield region.path, _owner_of_file(region, executable), region
         elif (number := bases.get(region.start & -HEAP_MAX)) is not None:
-            yield f"thread arena {number}", "malloc: a thread's heap", region
+            yield f"thread arena {number}", "malloc", region
         elif (i := bisect_right(bss_starts, region.start) - 1) >= 0 and region.end <= bss_ends[i]:
             yield last_file, "library or program" if last_file in executable else "mapped file", region
         elif region.path.startswith("[stack"):
@@ -91,8 +91,8 @@ def _owner_of_file(region: Region, executable: set[str]) -> str:
 
 
 def _owner_of_anonymous(region: Region, census: Census, first: int, beyond: list[Heap]) -> str:
-    resident = {"pymalloc": 0, "malloc: large blocks": 0, "malloc: the main heap": 0}
-    names = {Kind.ARENA: "pymalloc", Kind.CHUNK: "malloc: large blocks"}
+    resident = {"pymalloc": 0, "malloc, large blocks": 0, "malloc, main heap": 0}
+    names = {Kind.ARENA: "pymalloc", Kind.CHUNK: "malloc, large blocks"}
     for piece in census.pieces[first:]:
         if piece.start >= region.end:
             break
@@ -100,7 +100,7 @@ def _owner_of_anonymous(region: Region, census: Census, first: int, beyond: list
         if inside > 0:
             resident[names[piece.kind]] += piece.resident * inside // (piece.end - piece.start)
     for heap in beyond:
-        resident["malloc: the main heap"] += max(0, min(heap.end, region.end) - max(heap.start, region.start))
+        resident["malloc, main heap"] += max(0, min(heap.end, region.end) - max(heap.start, region.start))
     resident[UNKNOWN] = max(0, region.rss - sum(resident.values()))
     shown = [(size, name) for name, size in resident.items() if size > _SHARE * region.rss]
     if len(shown) == 1:

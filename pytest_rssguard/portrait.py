@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
 from pytest_rssguard import heapmap, ledger
 from pytest_rssguard.explain import MEANING, block_size, pinning
 from pytest_rssguard.model import HELD, RETAINED, Account, Census, Heap, Snapshot
 from pytest_rssguard.owners import arena_numbers, owned
+from pytest_rssguard.regions import has_known_pools, pythons
 from pytest_rssguard.units import format_size
 
 _WIDTH: Final = 78
@@ -21,7 +22,6 @@ _ARENAS: Final = 5
 _MAP_MOST: Final = 128
 _MAP_LEAST: Final = 64
 _MAP_ROWS: Final = 8
-_PYTHON: Final = re.compile(r"/(?:lib)?python(\d+)\.(\d+)(t?)(?:\.so[.\d]*)?$")
 #: What is told of each arena in JSON: fields of model.Heap.
 _OF_ARENA: Final = ("live", "live_blocks", "untouched", "pinned", "pinned_pages", "trimmable", "arena_top", "tcache")
 
@@ -73,17 +73,25 @@ def notes(portrait: Portrait) -> Iterator[str]:
             "no heap of glibc's malloc was found: another allocator, a C library other than glibc (musl), or 32 bits. "
             "What is live and what is freed cannot be told apart: it is in mapped and unexplained"
         )
-    pythons = {found.groups() for region in snapshot.mappings if (found := _PYTHON.search(region.path))}
-    for major, minor, threaded in sorted(pythons):
-        if threaded or not (3, 10) <= (int(major), int(minor)) <= (3, 15):
-            name = f"Python {major}.{minor}{threaded}"
+    for python in sorted(pythons(snapshot.mappings)):
+        if not has_known_pools(python):
+            name = f"Python {python[0]}.{python[1]}{'t' if python[2] else ''}"
             yield f"{name} keeps its small objects in a form that is not known here: they are in mapped"
+    if taken := _taken(census):
+        yield f"something other than malloc took {format_size(taken)} of [heap] (sbrk): it is in unexplained"
     if portrait.private:
         yield f"allocators of their own, whose live and freed memory is in mapped: {', '.join(portrait.private)}"
     if not snapshot.all_stacks_known:
         yield "not every thread's stack pointer could be read: memory shaped like a stack is taken for one"
     if portrait.ps_rss is not None and abs(portrait.ps_rss - snapshot.rss) >= 1 << 20:
         yield f"ps shows {format_size(portrait.ps_rss)}: this kernel's quick counter is not exact"
+
+
+def _taken(census: Census) -> int:
+    """Return how many bytes others took between the parts of the main heap."""
+    parts = sorted((heap for heap in census.heaps if heap.main), key=lambda heap: heap.start)
+    beyond = census.beyond > 0  # then parts lie in mappings of their own: what is between them is not of [heap]
+    return 0 if beyond else sum(after.start - before.end for before, after in pairwise(parts))
 
 
 def lines(portrait: Portrait, *, columns: int = 80) -> Iterator[str]:
@@ -94,7 +102,7 @@ def lines(portrait: Portrait, *, columns: int = 80) -> Iterator[str]:
     yield f"process {portrait.pid} ({portrait.name}), {threads}, read in {portrait.seconds:.2f} s, {how}"
     yield ""
     yield f"RSS            {format_size(snapshot.rss):>9} 100%  the sum of the accounts below"
-    yield from _account_lines(accounts, snapshot.rss)
+    yield from _account_lines(accounts, snapshot.rss, divided=bool(census.heaps))
     unknown = [account.value for account in Account if accounts[account] is None and account is not Account.FREE_HEAP]
     if unknown:
         yield from _wrap("unknown", ", ".join(unknown) + " (their bytes are in unexplained or mapped)")
@@ -112,17 +120,18 @@ def lines(portrait: Portrait, *, columns: int = 80) -> Iterator[str]:
     yield "largest       resident      mapped  owner"
     for entry in owned(snapshot, census)[:_MAPPINGS]:
         name = entry.name.rsplit("/", 1)[-1]
-        yield f"{format_size(entry.rss):>22}  {format_size(entry.size):>10}  {entry.owner}: {name}"[:_WIDTH]
+        yield f"{format_size(entry.rss):>22}  {format_size(entry.size):>10}  {entry.owner}, {name}"[:_WIDTH]
     yield from _maps(census, columns)
 
 
-def _account_lines(accounts: Mapping[Account, int | None], rss: int) -> Iterator[str]:
+def _account_lines(accounts: Mapping[Account, int | None], rss: int, *, divided: bool) -> Iterator[str]:
     def line(name: str, size: int, meaning: str) -> str:
         return f"{name:<15}{format_size(size):>9} {100 * size / max(rss, 1):>3.0f}%  {meaning}"
 
     for members, name, meaning in (
-        (HELD, "held", "the program still has it"), (RETAINED, "retained", "the program freed it"),
-    ):  # fmt: skip
+        (HELD, "held", "the program still has it" if divided else "at most: freed memory may be in mapped"),
+        (RETAINED, "retained", "the program freed it" if divided else "at least: see the note"),
+    ):
         yield line(f"  {name}", sum(accounts[account] or 0 for account in members), meaning)
         for account in members:
             if accounts[account]:

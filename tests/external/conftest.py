@@ -46,6 +46,21 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.fixture(scope="session")
+def static_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return patterns.c with the C library in it."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler (cc) on this machine")
+    target = tmp_path_factory.mktemp("external") / "static"
+    done = subprocess.run(
+        [compiler, "-O0", "-s", "-static", "-pthread", "-o", target, SOURCE], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("no static C library on this machine")
+    return target
+
+
 @pytest.fixture
 def start(binary: Path) -> Iterator[Callable[[], Program]]:
     """Return what starts a copy of the program; it ends with the test."""

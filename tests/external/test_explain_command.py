@@ -36,7 +36,7 @@ def test_one_screen_tells_the_case(start: Start) -> None:
     assert len(lines) <= 45
     assert "16,000 live blocks of 24 bytes or less hold 63.0 MiB" in done.stdout
     assert "malloc_trim(0) would give back 1." in done.stdout
-    assert "malloc: the main heap: [heap]" in done.stdout
+    assert "malloc, main heap, [heap]" in done.stdout
     assert "".join(lines[-4:]).count("P") > 78
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -169,3 +170,50 @@ def test_a_read_that_fails_lets_the_process_go_on(start: Start, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         read_process(program.pid, stop=True)
     assert program.ask("tell")["kept"] == 0
+
+
+@pytest.mark.parametrize("pattern", ["every_other", "all_but_last", "foreign_sbrk", "threads_every_other", "mmapped"])
+def test_a_program_with_the_c_library_in_it_is_read_as_well(static_binary: Path, pattern: str) -> None:
+    program = Program(static_binary)
+    try:
+        program.ask(pattern)
+        program.ask("tell")
+        said = program.ask("tell")
+        snapshot, census = read_process(program.pid)
+        assert census.problems == ()
+        assert snapshot.malloc is not None
+        assert {name: getattr(snapshot.malloc, name) for name in COUNTERS} == {name: said[name] for name in COUNTERS}
+        assert snapshot.rss == said["rss"]
+        assert program.ask("tell") == said
+        accounts = closing((snapshot, census))
+        trimmed = program.ask("trim")
+        arenas = len({heap.arena for heap in census.heaps})
+        assert abs(accounts[Account.TRIMMABLE] - (trimmed["before"] - trimmed["after"])) <= arenas * PAGE
+    finally:
+        program.close()
+
+
+ALLOCATORS = ("libjemalloc.so.2", "libmimalloc.so.2", "libtcmalloc_minimal.so.4")
+
+
+@pytest.mark.parametrize("name", ALLOCATORS)
+def test_of_another_allocator_it_says_what_it_cannot_know(binary: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = next((path for folder in ("/usr/lib", "/lib") for path in Path(folder).glob(f"*/{name}")), None)
+    if library is None:
+        pytest.skip(f"{name} is not installed")
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    program = Program(binary)
+    try:
+        program.ask("every_other")
+        snapshot, census = read_process(program.pid)
+        accounts = ledger.totals(snapshot, census)
+        assert census.heaps == ()
+        assert snapshot.malloc is None
+        assert accounts[Account.MALLOC_LIVE] is None
+        assert accounts[Account.PINNED] is None
+        assert sum(size or 0 for size in accounts.values()) == snapshot.rss
+        # jemalloc and mimalloc map, tcmalloc moves the end of the heap
+        unknown = (accounts[Account.MAPPED] or 0) + (accounts[Account.UNEXPLAINED] or 0)
+        assert unknown >= 20_000 * 1000
+    finally:
+        program.close()

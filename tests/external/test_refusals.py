@@ -1,134 +1,117 @@
-"""Processes that cannot be read, and how a stopped one goes on: one clear line."""
+"""Why a process cannot be read: one clear line each, from made-up /proc files."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pytest_rssguard import census
-from pytest_rssguard.errors import ProcessError
-from pytest_rssguard.external import read_process
+from pytest_rssguard import external
+from pytest_rssguard.errors import ProcessError, UnreadableError
+from pytest_rssguard.external import check, read_name, read_process, read_statm
+
+PID = 4_194_303  # no process has the largest number while pid_max is the usual 32,768 or 4,194,304
 
 
-@contextmanager
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"],
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield process
-        process.kill()
+def stat(state: str = "S", flags: int = 0) -> str:
+    return f"{PID} (a) b) {state} 1 1 1 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 0\n"
 
 
-def refused(pid: int) -> str:
-    with pytest.raises(ProcessError) as raised:
-        read_process(pid)
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    folder = tmp_path / str(PID)
+    (folder / "task" / str(PID)).mkdir(parents=True)
+    (folder / "stat").write_text(stat())
+    for name in ("smaps", "mem", "pagemap"):
+        (folder / name).write_text("")
+    return tmp_path
 
 
-def state(pid: int) -> str:
-    """Return the state letter of a process of one thread."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def refusal(proc: Path) -> str:
+    with pytest.raises(ProcessError) as caught:
+        check(PID, proc=str(proc))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"process {PID}: ")
+    return text.removeprefix(f"process {PID}: ")
 
 
-def test_no_such_process() -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        pass
-    assert "no such process" in refused(process.pid)
+def test_no_such_process(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == "no such process"
 
 
-def test_zombie() -> None:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert "zombie" in refused(process.pid)
-    process.wait()
+def test_a_process_that_exists_but_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    with pytest.raises(ProcessError, match="hidepid"):
+        check(PID)
 
 
-def test_kernel_thread() -> None:
-    if not Path("/proc/2/stat").exists() or b"kthreadd" not in Path("/proc/2/stat").read_bytes():
-        pytest.skip("no kernel thread is visible here")
-    assert "kernel thread" in refused(2)
+@pytest.mark.parametrize(("state", "flags", "text"), [("Z", 0, "zombie"), ("X", 0, "zombie"), ("S", 1 << 21, "kernel thread")])
+def test_what_has_no_memory(proc: Path, state: str, flags: int, text: str) -> None:
+    (proc / str(PID) / "stat").write_text(stat(state, flags))
+    assert text in refusal(proc)
 
 
-def test_process_of_another_user() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can become another user")
-    with sleeper() as process:
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.setgid(65534)
-                os.setuid(65534)
-                os.write(writer, refused(process.pid).encode())
-            finally:
-                os._exit(0)
-        os.close(writer)
-        os.waitpid(child, 0)
-        with os.fdopen(reader, "rb") as said:
-            assert b"not permitted: it belongs to user 0" in said.read()
+def test_a_readable_process_is_not_refused(proc: Path) -> None:
+    check(PID, proc=str(proc))
 
 
-def test_process_that_ends_half_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    with sleeper() as process:
-        real: Callable[..., object] = census.take
+def refuse(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    opened = os.open
 
-        def end_first(*arguments: object, **more: object) -> object:
-            process.kill()
-            process.wait()
-            return real(*arguments, **more)
+    def refusing(path: str, flags: int) -> int:
+        if path.endswith(f"/{name}"):
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, flags)
 
-        monkeypatch.setattr(census, "take", end_first)
-        with pytest.raises(ProcessError, match="ended while it was read"):
-            read_process(process.pid)
+    monkeypatch.setattr(os, "open", refusing)
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
-def test_stopped_process_goes_on_when_the_reader_fails(failure: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
-    with sleeper() as process:
-
-        def fail(*_arguments: object, **_more: object) -> None:
-            assert state(process.pid) == "T"
-            raise failure
-
-        monkeypatch.setattr(census, "take", fail)
-        with pytest.raises(failure):
-            read_process(process.pid, stop=True)
-        assert state(process.pid) != "T"
+def test_yama(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, "mem")
+    short = external._short
+    monkeypatch.setattr(external, "_short", lambda path: b"1\n" if path.endswith("ptrace_scope") else short(path))
+    assert refusal(proc).startswith("not permitted: Yama (kernel.yama.ptrace_scope=1) allows only a parent")
 
 
-def test_process_that_somebody_else_stopped_stays_stopped() -> None:
-    with sleeper() as process:
-        process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-        assert read_process(process.pid, stop=True)[1].closes
-        assert state(process.pid) == "T"
-        process.send_signal(signal.SIGCONT)
+def test_other_rights(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, "smaps")
+    assert "Permission denied" in refusal(proc)
+    assert "PR_SET_DUMPABLE" in refusal(proc)
 
 
-def test_this_process_is_not_stopped_by_itself() -> None:
-    with pytest.raises(ProcessError, match="is this process"):
-        read_process(os.getpid(), stop=True)
+def test_another_user(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, "smaps")
+    monkeypatch.setattr(os, "geteuid", lambda: proc.stat().st_uid + 1)
+    assert refusal(proc) == f"not permitted: it belongs to user {proc.stat().st_uid}; run as that user or as root"
 
 
-def test_process_interrupted_while_it_is_being_stopped_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.kill
+def test_a_process_without_mappings_has_ended_meanwhile(proc: Path) -> None:
+    (proc / str(PID) / "task" / str(PID) / "status").write_text("State:\tS (sleeping)\nvoluntary_ctxt_switches:\t1\n")
+    with pytest.raises(ProcessError, match="ended while it was read"):
+        read_process(PID, proc=str(proc))
 
-    def interrupted(pid: int, number: int) -> None:
-        real(pid, number)
-        if number == signal.SIGSTOP:
-            raise KeyboardInterrupt
 
-    with sleeper() as process:
-        monkeypatch.setattr(os, "kill", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            read_process(process.pid, stop=True)
-        assert state(process.pid) != "T"
+def test_a_process_that_vanishes_half_way(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanish(path: str) -> None:
+        (proc / str(PID) / "stat").unlink()
+        raise UnreadableError(f"{path}: No such process")
+
+    monkeypatch.setattr(external, "read_regions", vanish)
+    with pytest.raises(ProcessError, match=f"^process {PID}: ended while it was read$"):
+        read_process(PID, proc=str(proc))
+
+
+def test_a_name_cannot_write_to_the_terminal(proc: Path) -> None:
+    (proc / str(PID) / "comm").write_bytes(b"\x1b[31mred\n")
+    assert read_name(PID, proc=str(proc)) == "?[31mred"
+
+
+def test_statm_is_what_ps_shows(proc: Path) -> None:
+    assert read_statm(PID, proc=str(proc)) is None
+    (proc / str(PID) / "statm").write_text("100 7 1 1 0 1 0\n")
+    assert read_statm(PID, proc=str(proc)) == 7 * os.sysconf("SC_PAGE_SIZE")
