@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
+MIB: Final = 1 << 20
 Inner = Callable[..., pytest.RunResult]
 Records = Callable[..., dict[str, Any]]
 
@@ -169,6 +170,53 @@ def test_trim_forgives_what_malloc_gives_back_and_no_leak(inner: Inner, records:
     assert tests["test_not_forgiven"]["outcome"] == "retained"
     assert all(record["collected"] < 1 << 20 for name, record in tests.items() if name)  # a trim is no collection
     inner(source).stdout.fnmatch_lines(["FAILED *test_not_forgiven*", "FAILED *test_leak - RssLeak: 12.? MiB leaked*"])
+
+
+def test_a_body_that_fails_or_skips_stands_and_hides_no_leak_of_the_next(records: Records, pytester: pytest.Pytester) -> None:
+    tests = records(
+        """
+        import unittest
+
+        pytestmark = pytest.mark.rss_returns
+
+        def test_fails():
+            data = bytearray(48 * MB)
+            leak(10)
+            raise AssertionError(f"its own, {len(data)}")
+
+        def test_after_a_failure():
+            leak(10)
+
+        def test_skips():
+            leak(10)
+            pytest.skip("not now")
+
+        def test_after_a_skip():
+            leak(10)
+
+        class TestUnit(unittest.TestCase):
+            def test_unit_fails(self):
+                data = bytearray(48 * MB)
+                leak(10)
+                self.fail(f"its own, {len(data)}")
+
+            def test_unit_leaks(self):
+                leak(10)
+        """,
+        "--junitxml=junit.xml",
+    )
+    assert {name: record["outcome"] for name, record in tests.items() if name} == {
+        "test_fails": "not judged",
+        "test_after_a_failure": "leaked",
+        "test_skips": "not judged",
+        "test_after_a_skip": "leaked",
+        "test_unit_fails": "not judged",
+        "test_unit_leaks": "leaked",
+    }
+    assert all(9.9 * MIB < each["growth"] < 11 * MIB for each in tests.values() if each.get("outcome") == "leaked")
+    junit = (pytester.path / "junit.xml").read_text(encoding="utf-8")
+    assert junit.count("<skipped") == 1
+    assert junit.count("its own, 50331648") >= 2
 
 
 def test_retained_warn_warns_once_and_passes(inner: Inner) -> None:
