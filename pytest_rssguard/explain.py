@@ -91,7 +91,8 @@ def explain(result: Result, *, nodeid: str = "", reason: str | None = None) -> I
         yield from _wrap("hint      ", hint)
     if result.verdict.outcome is not Outcome.RETURNED:
         yield from _wrap("fix       ", _fix(result))
-        yield from _wrap("accept    ", _accept(result))
+        if result.verdict.outcome is not Outcome.UNMEASURABLE:  # a larger tolerance would not make it known
+            yield from _wrap("accept    ", _accept(result))
     if nodeid:
         yield f"re-run    pytest {shlex.quote(nodeid)} --rssguard-report"
 

@@ -44,7 +44,8 @@ def hints(result: Result) -> Iterator[str]:
     if (result.accounts[Account.ARENA_TOP] or 0) > result.limit.tolerance // 4:
         yield "memory freed in threads stays at the end of each thread's own heap until that thread frees again"
     unexplained = result.accounts[Account.UNEXPLAINED] or 0
-    if abs(unexplained) > max(result.limit.tolerance, abs(result.growth) // 10):
+    known = result.verdict.outcome is not Outcome.UNMEASURABLE  # else there is no account for it to be on
+    if known and abs(unexplained) > max(result.limit.tolerance, abs(result.growth) // 10):
         yield f"{format_change(unexplained)} are unexplained: please report this case"
 
 

@@ -209,6 +209,20 @@ def old_for_new() -> None:
     old.clear()
 
 
+def failed_before() -> None:
+    """Leave what a failed test leaves: an exception in sys.last_*, whose frames hold 40 MiB."""
+
+    def fails() -> None:
+        held = b"f" * (40 * MIB)
+        raise ValueError(len(held))
+
+    try:
+        fails()
+    except ValueError as error:
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+        sys.last_exc = error  # type: ignore[attr-defined]  # 3.12 on
+
+
 def arenas_for_native() -> None:
     """Let go of the few objects that pin arenas, and leak as much native memory as goes back."""
     at = process_guard().probe.rss()
@@ -303,6 +317,10 @@ CASES = {
         masked=True,
     ),
     "old for new": Case(prepare=old_and_live, body=old_for_new, outcome="returned"),
+    "leak after a failure": Case(
+        prepare=failed_before, body=lambda: blocks(10_000, 3000), outcome="leaked", account=M,
+        least=29_900_000, most=30_900_000,
+    ),
     "never touched": Case(body=lambda: KEPT.append(LIBC.malloc(1 << 30)), outcome="returned"),
     "raw mapping": Case(
         body=raw_mapping, outcome="leaked", account=Account.MAPPED, least=30 * MIB - 65_536, most=30 * MIB + 262_144

@@ -303,10 +303,8 @@ def test_with_tracemalloc(records: Records, monkeypatch: pytest.MonkeyPatch, whe
 def test_another_allocator_is_named_and_nothing_is_passed(
     records: Records, monkeypatch: pytest.MonkeyPatch, library: str, name: str
 ) -> None:
-    found = [path for path in Path("/usr").glob(f"lib*/**/{library}") if path.exists()]
-    if not found:
-        pytest.skip(f"{library} is not on this machine")
-    monkeypatch.setenv("LD_PRELOAD", str(found[0]))
+    path = _library(library)
+    monkeypatch.setenv("LD_PRELOAD", path)
     tests = records("""
         from mmap import mmap
 
@@ -336,12 +334,54 @@ def test_another_allocator_is_named_and_nothing_is_passed(
         assert sum(size or 0 for size in record["accounts"].values()) == record["growth"]
         assert record["accounts"]["mapped"] is None
     assert tests["test_leak"]["accounts"]["unexplained"] > 8 << 20
-    assert name in _warning(monkeypatch, found[0])
+    assert name in _warning()
 
 
-def _warning(monkeypatch: pytest.MonkeyPatch, library: Path) -> str:
-    """Return what plain Python says of a leak under `library`."""
-    monkeypatch.setenv("LD_PRELOAD", str(library))
+@pytest.mark.parametrize(
+    ("library", "name", "option"),
+    [
+        ("libjemalloc.so.2", "jemalloc", "--rssguard-all"),
+        ("libmimalloc.so.2", "mimalloc", "--rssguard-judge-all"),
+        ("libtcmalloc_minimal.so.4", "tcmalloc", "--rssguard-judge-all"),
+    ],
+)
+def test_under_another_allocator_unmarked_tests_are_not_passed_either(
+    records: Records, monkeypatch: pytest.MonkeyPatch, library: str, name: str, option: str
+) -> None:
+    monkeypatch.setenv("LD_PRELOAD", _library(library))
+    tests = records(
+        """
+        def test_leak():
+            leak(10)
+
+        def test_freed():
+            retain(10)
+
+        def test_nothing():
+            pass
+        """,
+        option,
+        "--rssguard-report",
+    )
+    del tests[""]
+    outcomes = {test: record["outcome"] for test, record in tests.items()}
+    assert outcomes.pop("test_nothing") in {"returned", "unmeasurable"}
+    assert outcomes == {"test_leak": "unmeasurable", "test_freed": "unmeasurable"}
+    assert {record["judged"] for record in tests.values()} == {option == "--rssguard-judge-all"}
+    if option == "--rssguard-judge-all":
+        assert name in tests["test_leak"]["text"]
+
+
+def _library(name: str) -> str:
+    """Return the path of a shared library, or skip."""
+    found = [path for path in Path("/usr").glob(f"lib*/**/{name}") if path.exists()]
+    if not found:
+        pytest.skip(f"{name} is not on this machine")
+    return str(found[0])
+
+
+def _warning() -> str:
+    """Return what plain Python says of a leak."""
     done = subprocess.run(
         [sys.executable, "-c", "from pytest_rssguard import returns\nfrom native import *\nwith returns():\n    leak(10)"],
         capture_output=True, text=True, check=False,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
+MIB: Final = 1 << 20
 Inner = Callable[..., pytest.RunResult]
 Records = Callable[..., dict[str, Any]]
 
@@ -172,31 +173,51 @@ def test_trim_forgives_what_malloc_gives_back_and_no_leak(inner: Inner, records:
     inner(source).stdout.fnmatch_lines(["FAILED *test_not_forgiven*", "FAILED *test_leak - RssLeak: 12.? MiB leaked*"])
 
 
-def test_a_body_that_fails_or_skips_stands_and_hides_no_leak_of_the_next(records: Records) -> None:
-    tests = records("""
+def test_a_body_that_fails_or_skips_stands_and_hides_no_leak_of_the_next(records: Records, pytester: pytest.Pytester) -> None:
+    tests = records(
+        """
+        import unittest
+
         pytestmark = pytest.mark.rss_returns
 
         def test_fails():
-            kept = [bytes(48 * MB)]
+            data = bytearray(48 * MB)
             leak(10)
-            raise ValueError("its own")
+            raise AssertionError(f"its own, {len(data)}")
 
-        def test_leak_right_after():
-            leak(40)
+        def test_after_a_failure():
+            leak(10)
 
         def test_skips():
             leak(10)
-            pytest.skip("its own")
+            pytest.skip("not now")
 
-        def test_leak_after_skip():
+        def test_after_a_skip():
             leak(10)
-    """)
-    outcomes = {name: record["outcome"] for name, record in tests.items() if name}
-    assert outcomes == {
-        "test_fails": "not judged", "test_leak_right_after": "leaked",
-        "test_skips": "not judged", "test_leak_after_skip": "leaked",
-    }  # fmt: skip
-    assert 40 << 20 <= tests["test_leak_right_after"]["accounts"]["malloc_live"] <= 41 << 20
+
+        class TestUnit(unittest.TestCase):
+            def test_unit_fails(self):
+                data = bytearray(48 * MB)
+                leak(10)
+                self.fail(f"its own, {len(data)}")
+
+            def test_unit_leaks(self):
+                leak(10)
+        """,
+        "--junitxml=junit.xml",
+    )
+    assert {name: record["outcome"] for name, record in tests.items() if name} == {
+        "test_fails": "not judged",
+        "test_after_a_failure": "leaked",
+        "test_skips": "not judged",
+        "test_after_a_skip": "leaked",
+        "test_unit_fails": "not judged",
+        "test_unit_leaks": "leaked",
+    }
+    assert all(9.9 * MIB < each["growth"] < 11 * MIB for each in tests.values() if each.get("outcome") == "leaked")
+    junit = (pytester.path / "junit.xml").read_text(encoding="utf-8")
+    assert junit.count("<skipped") == 1
+    assert junit.count("its own, 50331648") >= 2
 
 
 def test_retained_warn_warns_once_and_passes(inner: Inner) -> None:
