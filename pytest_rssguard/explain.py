@@ -70,24 +70,13 @@ def explain(result: Result, *, nodeid: str = "", reason: str | None = None) -> I
         meaning = meaning.replace("the test body", "the process").replace("the body", "the process")
     yield from _wrap("meaning   ", meaning)
     yield ""
-    if result.processes:
-        for name, growth in result.processes:
-            yield from _wrap("process   ", f"{name}: {format_change(growth)}")
-        yield f"RSS       {format_size(result.rss_before)} before, {format_size(result.rss_settled)} after"
-    else:
-        yield (
-            f"RSS       {format_size(result.rss_before)} before, {format_size(result.rss_after)} after the body, "
-            f"{format_size(result.rss_settled)} settled"
-        )
-    if result.collected:
-        yield f"          ({format_change(-result.collected)} by garbage collection)"
+    yield from _readings(result)
     yield from ledger_lines(result)
     if result.rounds:
         yield from _wrap("rounds    ", tell_rounds(result))
     yield from _proof(result)
     yield from places(result)
-    advice = [*hints(result)]
-    for hint in advice:
+    for hint in hints(result):
         yield from _wrap("hint      ", hint)
     if result.verdict.outcome is not Outcome.RETURNED:
         yield from _wrap("fix       ", _fix(result))
@@ -95,6 +84,21 @@ def explain(result: Result, *, nodeid: str = "", reason: str | None = None) -> I
             yield from _wrap("accept    ", _accept(result))
     if nodeid:
         yield f"re-run    pytest {shlex.quote(nodeid)} --rssguard-report"
+
+
+def _readings(result: Result) -> Iterator[str]:
+    """Yield RSS at each step; of other processes, who they are and what each grew by."""
+    if result.processes:
+        for name, growth in result.processes:
+            yield from _wrap("process   ", f"{name}: {format_change(growth)}")
+        yield f"RSS       {format_size(result.rss_before)} before, {format_size(result.rss_settled)} after"
+        return
+    yield (
+        f"RSS       {format_size(result.rss_before)} before, {format_size(result.rss_after)} after the body, "
+        f"{format_size(result.rss_settled)} settled"
+    )
+    if result.collected:
+        yield f"          ({format_change(-result.collected)} by garbage collection)"
 
 
 def ledger_lines(result: Result) -> Iterator[str]:
