@@ -7,7 +7,7 @@ which checks must close. Works the same on a frozen copy of this process and on 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Final
@@ -35,14 +35,15 @@ def take(
     slack: int = 0,
     draw: bool = False,
     learn_key: bool = False,
+    ends: Mapping[int, int] | None = None,
 ) -> Census:
     """Return the census of the process behind `image`, whose mappings are `regions` (sorted by address).
 
     `key`: its tcache key. `malloc`, `pools`: its own statistics at the same instant, for the closing checks; None skips
     them. `pymalloc`, `glibc`: whether there can be pools, or heaps of glibc. `slack`: bytes of heap by which `malloc` may
     be off. `draw`: also draw each heap page by page (`Heap.cells`; heapmap.draw names them). `learn_key`: find the key
-    out from memory (tcache.learn), for a process that cannot be asked. Never raises for what it finds: it lists it in
-    `problems`.
+    out from memory (tcache.learn), for a process that cannot be asked. `ends`: where its heaps ended at the baseline
+    (heaps.Walker). Never raises for what it finds: it lists it in `problems`.
     """
     started = time.perf_counter()
     problems: list[str] = []
@@ -52,7 +53,7 @@ def take(
     try:
         bss = tuple(_bss(image, regions))
         found = heaps.find(image, regions) if glibc else []
-        walker = heaps.Walker(image, key=tcache.learn(image, found) if learn_key else key, draw=draw)
+        walker = heaps.Walker(image, key=tcache.learn(image, found) if learn_key else key, draw=draw, ends=ends)
         for arena in found:
             walked.extend(walker.walk(arena, lambda: _joined(_rest(regions, found, bss))))
     except InconsistentMemoryError as error:

@@ -213,7 +213,7 @@ class Guard:
         taken: Census | None = None
         told = probe.pools.active or probe.pools.objects_in_malloc
         if told and (span.then is not None or _moved(old, new) > tolerance):
-            taken = census.take(draw=self.draws)
+            taken = census.take(draw=self.draws, ends=probe.heap_ends(before))
         if taken is not None or new.rss != old.rss or self._suspicious(span, before, after, min(_FINE, tolerance)):
             old, new = probe.decode(before), self._decode(span, after)
             if told and taken is None and ledger.held(ledger.by_counters(old, new)) > tolerance:
@@ -316,10 +316,10 @@ class Guard:
             seconds=seconds,
         )  # fmt: skip
 
-    def take_census(self) -> Census | None:
-        """Return a census of now; None where this process cannot be measured."""
+    def take_census(self, before: Slot) -> Census | None:
+        """Return a census of now, beside the reading in `before`; None where this process cannot be measured."""
         self.warm_up()
-        return self._census.take(draw=self.draws) if self._census else None
+        return self._census.take(draw=self.draws, ends=self.probe.heap_ends(before)) if self._census else None
 
     @staticmethod
     def _heaps(snapshot: Snapshot, taken: Census) -> int:

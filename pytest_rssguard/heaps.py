@@ -9,7 +9,7 @@ is believed only if its size is what the arena says it has got (system_mem): thi
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -129,13 +129,28 @@ def _thread_heaps(image: Image, arena: int, state: arenas.ArenaState) -> Iterato
 
 
 class Walker:
-    """Walks the heaps of one process's arenas. `key`: its tcache key. `draw`: also draw each heap."""
+    """Walks the heaps of one process's arenas. `key`: its tcache key. `draw`: also draw each heap.
 
-    def __init__(self, image: Image, *, key: int | None, draw: bool = False) -> None:
+    `ends`: where each heap ended at an earlier time, by the address of the 64 MiB that it is aligned to, the main heap's
+    under 0; empty where nobody knows. A heap that is not in it was not there then.
+    """
+
+    def __init__(
+        self, image: Image, *, key: int | None, draw: bool = False, ends: Mapping[int, int] | None = None
+    ) -> None:  # fmt: skip
         self._image = image
+        self._ends = ends or {}
         self._key = key
         self._draw = draw
         self._steps = _STEPS
+
+    def _boundaries(self, arena: Arena) -> Iterator[int | None]:
+        """Yield where each heap of a thread arena ended before, newest first; behind that of the top then all are older."""
+        old = not self._ends
+        for first, _end in arena.heaps:
+            then = self._ends.get(first & -arenas.HEAP_MAX)
+            yield None if old else first if then is None else then
+            old = old or then is not None
 
     def walk(self, arena: Arena, rest: Callable[[], Sequence[tuple[int, int]]] = tuple) -> list[Heap]:
         """Return the heaps of `arena`. Raises InconsistentMemoryError where they are not what the arena says.
@@ -145,7 +160,8 @@ class Walker:
         fastbins = _fastbins(self._image, arena.state)
         if not arena.main:
             found = [
-                replace(self._one(arena, first, end, fastbins), start=first & -arenas.HEAP_MAX) for first, end in arena.heaps
+                replace(self._one(arena, first, end, fastbins, new_from), start=first & -arenas.HEAP_MAX)
+                for (first, end), new_from in zip(arena.heaps, self._boundaries(arena), strict=True)
             ]
             for heap in found:  # it ends with its top, or with what was left behind: two headers, or one
                 if heap.end - heap.walked not in ({0} if heap.start < arena.state.top < heap.end else {16, _FENCE}):
@@ -172,7 +188,9 @@ class Walker:
             )
         return parts + beyond
 
-    def _one(self, arena: Arena, first: int, end: int, fastbins: mmap.mmap | None) -> Heap:
+    def _one(
+        self, arena: Arena, first: int, end: int, fastbins: mmap.mmap | None, new_from: int | None = None
+    ) -> Heap:  # fmt: skip
         image, state = self._image, arena.state
         inside = first <= state.top < end
         marks = _Marks(first, end, fastbins) if fastbins else None
@@ -190,6 +208,7 @@ class Walker:
                 top_releasable=releasable,
                 fast=marks.bytes if marks else None,
                 drawn=drawn,
+                new_from=new_from,
             )
         finally:
             if marks:
@@ -208,7 +227,7 @@ class Walker:
             if at is None:
                 return
             try:
-                heap = self._one(arena, at, end, fastbins)
+                heap = self._one(arena, at, end, fastbins, self._ends.get(0))
             except InconsistentMemoryError:
                 if at != first or (at := self.resume(first + 16, end, arena.state.top)) is None:
                     raise

@@ -36,6 +36,9 @@ TRIMMABLE_PAGE: Final = ord("T")
 TOP_PAGE: Final = ord("A")
 
 
+_NEVER: Final = 1 << 64
+
+
 @dataclass(slots=True)
 class _Free:
     """What free ranges add up to. One free range is what malloc_trim would see after it merged the fastbins."""
@@ -102,6 +105,7 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
     cached_up_to: int = EXACT_SIZES,
     fast: mmap.mmap | bytes | None = None,
     drawn: mmap.mmap | bytearray | None = None,
+    new_from: int | None = None,
 ) -> Heap:
     """Classify the heap whose first chunk is at `start` and whose memory ends at `end` (addresses, in bytes).
 
@@ -109,9 +113,12 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
     `cached_up_to`: the largest chunk that a tcache takes. `fast[(address - start) // 16]` is nonzero for chunks that lie
     in a fastbin. `main` and `top_releasable`: whose top this is, and whether malloc_trim can give it back. `drawn`: zeroed
     bytes, one for each page from that of `start` to `end`, to write down what is free there (PINNED_PAGE and so on),
-    resident or not. Raises InconsistentMemoryError where the chain of headers breaks.
+    resident or not. `new_from`: where the heap ended at an earlier time; what lies there now came since. Raises
+    InconsistentMemoryError where the chain of headers breaks.
     """
     live = blocks = untouched = tcache = free = fast_bytes = arena_top = top_trimmable = 0
+    boundary = new_from if new_from is not None else _NEVER
+    old_live = old_untouched = -1
     base_page = start >> 12
     book = _Free(memory, drawn, base_page)
     pins = book.pins
@@ -134,6 +141,8 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
     size = words[i] & -8
 
     while address != top:
+        if address >= boundary:
+            old_live, old_untouched, boundary = live, untouched, _NEVER
         n = i + (size >> 3)
         if size < 32 or size & 15 or address + size > end:
             # a fencepost: this heap was left behind for another (sysmalloc); the last header of all has no size
@@ -223,6 +232,8 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
                 raise InconsistentMemoryError("chunk header not resident", address=address)
         size = after & -8
 
+    if old_live < 0:
+        old_live, old_untouched = live, untouched
     book.last_page = last_page
     if address == top:
         if address + size > end or size < 16:
@@ -242,5 +253,5 @@ def walk(  # noqa: C901, PLR0912, PLR0915 - one loop over 10**6 chunks: a call p
         start=start, end=end, main=main, live=live, live_blocks=blocks, untouched=untouched, tcache=tcache, free=free,
         fast=fast_bytes, pinned=pinned + book.pinned, pinned_pages=pages + book.pinned_pages, trimmable=book.trimmable,
         top_trimmable=top_trimmable, arena_top=arena_top, metadata=memory.resident(end_of_walk, end), pins=pins,
-        walked=end_of_walk,
+        walked=end_of_walk, new_live=live + untouched - old_live - old_untouched, new_untouched=untouched - old_untouched,
     )  # fmt: skip

@@ -348,9 +348,11 @@ def _stood(before: Snapshot, after: Snapshot, census: Census, now: Mapping[Accou
         cached = own_then + max(0, min((now[Account.TCACHE] or 0) - own_now, TCACHE_MOST * (before.threads - 1)))
     arenas = sorted(arena.arena for arena in before.tops)
     metadata = sum(heap.metadata for heap in census.heaps if not heap.main and _holds_one(heap.start, arenas))
-    # live memory that nobody has touched yet: what is untouched now, less what was allocated meanwhile
-    grown = _malloc_in_use(after) - _malloc_in_use(before)
-    untouched = max(0, sum(heap.untouched for heap in census.heaps) - max(0, grown))
+    # live memory that nobody had touched yet: what is untouched now, less what came meanwhile. What lies beyond where a
+    # heap ended then came meanwhile; of the rest, the body is taken to have touched last what it allocated
+    grown = _malloc_in_use(after) - _malloc_in_use(before) - sum(heap.new_live for heap in census.heaps)
+    older = sum(heap.untouched - heap.new_untouched for heap in census.heaps)
+    untouched = max(0, older - max(0, grown))
     room = old.heap + old.thread_heaps - cached - metadata
     live = before.malloc.uordblks - cached - metadata - untouched
     top = _top_then(before, after, census)

@@ -211,6 +211,9 @@ class Heap:
     live: int = 0
     live_blocks: int = 0
     untouched: int = 0
+    #: Live memory, resident or not, beyond where the heap ended at the baseline, and what of it is untouched.
+    new_live: int = 0
+    new_untouched: int = 0
     tcache: int = 0
     free: int = 0
     fast: int = 0

@@ -358,6 +358,24 @@ class LinuxProbe:
         slot.words[_RSS] = total * 1024
         return total * 1024
 
+    def heap_ends(self, slot: Slot) -> dict[int, int]:
+        """Return where each heap ended at the reading in `slot`, by address; empty without [heap].
+
+        The main heap's end is under 0, a thread heap's top under the address of the 64 MiB it is aligned to.
+        """
+        text, words = slot.smaps, slot.words
+        name = text.rfind(b"[heap]\n", 0, slot.length)
+        if name < 0:
+            return {}
+        line = text[text.rfind(b"\n", 0, name) + 1 : name]
+        try:
+            ends = {0: int(line.partition(b"-")[2].split()[0], 16)}
+        except (IndexError, ValueError):
+            raise UnreadableError(f"smaps: no mapping in line {line[:80]!r}") from None
+        for at in range(_TOP_TABLE, _TOP_TABLE + 3 * words[_TOPS], 3):
+            ends[words[at + 1] & -arenas.HEAP_MAX] = words[at + 1]
+        return ends
+
     def counters(self, slot: Slot) -> Snapshot:
         """Decode the counters of `slot`, not its mappings: cheap."""
         return Snapshot(

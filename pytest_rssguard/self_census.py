@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -39,24 +39,25 @@ class SelfCensus:
         self._note = shared_buffer(mmap.PAGESIZE)
         self._view = memoryview(self._note)
 
-    def take(self, *, draw: bool = False) -> Census:
+    def take(self, *, draw: bool = False, ends: Mapping[int, int] | None = None) -> Census:
         """Return the census of now, with its heaps drawn if `draw`.
 
+        `ends`: where its heaps ended at the baseline (heaps.Walker).
         Never raises for what it finds; `problems` says what did not close.
         """
         result = Census(problems=("no census was taken",))
         for _ in range(_TRIES):
             try:
-                return self._through_copy(draw=draw)
+                return self._through_copy(draw=draw, ends=ends)
             except UnreadableError as error:
-                result = self._in_place(str(error), draw=draw)
+                result = self._in_place(str(error), draw=draw, ends=ends)
             except InconsistentMemoryError as error:
                 return Census(problems=(str(error),))
             if result.closes:
                 break
         return result
 
-    def _through_copy(self, *, draw: bool) -> Census:
+    def _through_copy(self, *, draw: bool, ends: Mapping[int, int] | None) -> Census:
         probe = self._probe
         notes = []
         cached = -1
@@ -66,7 +67,7 @@ class SelfCensus:
         if probe.pools.active:
             notes += probe.pools.notes()
         with self._freezer.frozen(notes) as pid, Image(pid, proc=probe.proc) as image:
-            return self._take(image, read_regions(f"{probe.proc}/{pid}/smaps"), self._noted(cached), draw=draw)
+            return self._take(image, read_regions(f"{probe.proc}/{pid}/smaps"), self._noted(cached), draw=draw, ends=ends)
 
     def _noted(self, cached: int) -> MallocStats | None:
         if not self._probe.malloc.active:
@@ -75,7 +76,14 @@ class SelfCensus:
         return replace(glibc.parse_mallinfo(words), tcache=None if cached < 0 else cached)
 
     def _take(
-        self, image: Image, regions: Collection[Region], malloc: MallocStats | None, slack: int = 0, *, draw: bool
+        self,
+        image: Image,
+        regions: Collection[Region],
+        malloc: MallocStats | None,
+        slack: int = 0,
+        *,
+        draw: bool,
+        ends: Mapping[int, int] | None,
     ) -> Census:
         pools = self._probe.pools
         return census.take(
@@ -88,9 +96,10 @@ class SelfCensus:
             slack=slack or (_PYTHON_IN_MALLOC if pools.objects_in_malloc else 0),
             glibc=self._probe.malloc.active,
             draw=draw,
+            ends=ends,
         )
 
-    def _in_place(self, why: str, *, draw: bool) -> Census:
+    def _in_place(self, why: str, *, draw: bool, ends: Mapping[int, int] | None) -> Census:
         """Read this process while it runs: valid only if malloc stood still meanwhile, but for us."""
         probe = self._probe
         try:
@@ -98,7 +107,7 @@ class SelfCensus:
                 if probe.pools.active:
                     probe.pools.write()
                 before = probe.malloc.stats() if probe.malloc.active else None
-                found = self._take(image, read_regions(f"{probe.proc}/self/smaps"), before, _IN_PLACE, draw=draw)
+                found = self._take(image, read_regions(f"{probe.proc}/self/smaps"), before, _IN_PLACE, draw=draw, ends=ends)
                 after = probe.malloc.stats() if probe.malloc.active else None
         except (UnreadableError, InconsistentMemoryError) as error:
             return Census(problems=(f"{why}; {error}",))

@@ -148,7 +148,7 @@ class Watch:
         # before anything is decoded: freeing what that takes can make glibc give back the end of the heap, and the census
         # would then not be of what was read (17 MiB that pandas' xz tests had freed read as unexplained)
         moved = counters.rss - begun.rss > limit.tolerance or self._moved(begun, last, limit.tolerance)
-        taken = guard.take_census() if moved else None
+        taken = guard.take_census(self._base) if moved else None
         old, new = self._began(begun), replace(probe.decode(self._spare), rss=counters.rss, own=own)
         readings = Readings(
             old=old, new=new, taken=taken, trimmed=False, emptied=guard.emptied, drift=self._age(begun) if taken else 0

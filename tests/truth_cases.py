@@ -182,6 +182,16 @@ def stacks_touched() -> None:
         ready.acquire()
 
 
+M_MMAP_THRESHOLD = -3
+
+
+def pinned_and_untouched() -> None:
+    """Leave 20 MB free but pinned, and 40 MB live that nobody has touched, all of it in the heap."""
+    LIBC.mallopt(M_MMAP_THRESHOLD, 64 * MIB)
+    free(blocks(1000, 40_000)[::2])
+    KEPT.append([LIBC.malloc(MIB) for _ in range(40)])
+
+
 def untouched() -> None:
     KEPT.append(LIBC.malloc(30 * MIB + 5000))
 
@@ -338,6 +348,11 @@ CASES = {
     "first written": Case(
         alone=True,  # among others malloc may take a hole for it, that an earlier trim had emptied
         prepare=untouched, body=first_written, outcome="grew", account=M, least=30 * MIB, most=30 * MIB + 65_536
+    ),
+    "leak beside untouched": Case(
+        # what of the leak went to holes below cannot be told from memory that was untouched before: at most 10 % here
+        alone=True, prepare=pinned_and_untouched, body=lambda: blocks(10_000, 1000), outcome="leaked", account=M,
+        least=9_000_000, most=10_100_000,
     ),
     "first written mapping": Case(
         prepare=untouched_mapping, body=mapping_written, outcome="grew", account=Account.MAPPED,
