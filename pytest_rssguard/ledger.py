@@ -233,8 +233,9 @@ def _standing(before: Snapshot, old: Classes, new: Classes, census: Census) -> _
         lost = region.size - _overlap(region, starts, ends)
         now = {kind: sum(each.resident for each in inside if each.kind is kind) for kind in Kind}
         only_arenas = lost == 0 and not now[Kind.CHUNK] and _covers(inside, region, new)
-        in_chunks = min(rss, now[Kind.CHUNK])
-        in_arenas = rss if only_arenas else min(rss - in_chunks, now[Kind.ARENA])
+        # arenas first: at most the one in use had pools that nobody had touched, a chunk may have been all untouched
+        in_arenas = rss if only_arenas else min(rss, now[Kind.ARENA])
+        in_chunks = min(rss - in_arenas, now[Kind.CHUNK])
         left = rss - in_chunks - in_arenas
         gone = min(left, lost)
         arenas, chunks, mapped, lost_rss = (
