@@ -81,6 +81,16 @@ def test_a_state_is_not_found_a_few_bins_too_early(binmap: tuple[int, int]) -> N
     assert found.bins == BASE + 8 * 14
 
 
+def test_a_state_is_not_found_a_few_bins_too_late() -> None:
+    # its first bins are in use: as many empty ones lie in a window that starts behind them, where what follows the state
+    # could be an arena's sizes
+    noted = state_words(used=frozenset({0, 1}))
+    noted[-8:] = [0, 0, 0x1230, 0x4560, 0, 0, 0, 0]
+    found = find_state(words(noted), BASE)
+    assert found is not None
+    assert found.bins == BASE + 8 * 14
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
