@@ -223,6 +223,7 @@ def _snapshot(regions: deque[Region], pointers: list[int], *, threads: int, unkn
         stack_pointers=tuple(pointers),
         threads=threads,
         all_stacks_known=not unknown,
+        unknown_stacks=unknown,
     )
 
 

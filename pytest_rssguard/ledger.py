@@ -95,6 +95,29 @@ def _may_be_stack(region: Region, guard: Region | None) -> bool:
     )
 
 
+def _guess_stacks(snapshot: Snapshot, pointers: list[int]) -> frozenset[int] | None:
+    """Return the starts of the mappings that are taken for the stacks of threads that ran while they were asked.
+
+    Those that look like a stack and have most resident, as many as there are such threads; None: all that look like one.
+    """
+    if snapshot.all_stacks_known or snapshot.unknown_stacks is None:
+        return None
+    found: list[tuple[int, int]] = []
+    guard: Region | None = None
+    for region in snapshot.mappings:
+        below, guard = guard, None
+        if region.perms.startswith("---") and not region.rss:
+            guard = region
+        elif (
+            is_anonymous(region)
+            and _may_be_stack(region, below)
+            and bisect_right(pointers, region.end - 1) == bisect_right(pointers, region.start - 1)
+        ):
+            found.append((region.rss, region.start))
+    found.sort(reverse=True)
+    return frozenset(start for _, start in found[: snapshot.unknown_stacks])
+
+
 def _append(regions: list[Region], region: Region) -> None:
     """Append `region`, joined to the last where they touch: madvise splits a mapping, and with it one malloc chunk."""
     if regions and regions[-1].end == region.start:
@@ -111,6 +134,7 @@ def classify(snapshot: Snapshot, *, heaps: Iterable[int] = (), bss: Iterable[tup
     zeroed = sorted(bss)
     bss_starts, bss_ends = [start for start, _ in zeroed], [end for _, end in zeroed]
     pointers = sorted(snapshot.stack_pointers)
+    guessed = _guess_stacks(snapshot, pointers)
     heap = thread_heaps = stack = idle = idle_size = shmem = file = lazy = mapped_size = 0
     other: list[Region] = []
     guard: Region | None = None
@@ -134,7 +158,7 @@ def classify(snapshot: Snapshot, *, heaps: Iterable[int] = (), bss: Iterable[tup
         elif (
             region.path.startswith("[stack")
             or bisect_right(pointers, region.end - 1) > bisect_right(pointers, region.start - 1)
-            or (_may_be_stack(region, below) and not snapshot.all_stacks_known)
+            or (_may_be_stack(region, below) and not snapshot.all_stacks_known and (guessed is None or region.start in guessed))
         ):
             stack += resident
             mapped_size += region.size - region.lazy_free

@@ -171,6 +171,8 @@ class Snapshot:
     stack_pointers: tuple[int, ...] = ()
     threads: int = 1
     all_stacks_known: bool = True
+    #: How many threads ran when they were asked where their stack is; None: nobody counted.
+    unknown_stacks: int | None = None
 
 
 class Kind(StrEnum):

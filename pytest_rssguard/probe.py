@@ -422,4 +422,5 @@ class LinuxProbe:
             stack_pointers=tuple(pointers),
             threads=words[_THREADS],
             all_stacks_known=unknown <= 1,  # the reading thread itself reads as running
+            unknown_stacks=max(0, unknown - 1),
         )

@@ -57,3 +57,15 @@ def test_together_in_any_order_the_verdicts_are_the_same(seed: int) -> None:
         assert found["outcome"] == case.outcome, found
         if case.account in {Account.MAPPED, Account.SHMEM, Account.FILE, Account.STACK, Account.LAZY_FREE}:
             assert case.least <= found["accounts"][case.account.value] <= case.most, found
+
+
+def test_with_four_threads_that_allocate_all_the_time_the_verdicts_are_the_same() -> None:
+    for found in findings("--shuffle", "7", "--threads", "4"):
+        case = CASES[found["case"]]
+        assert sum(size or 0 for size in found["accounts"].values()) == found["growth"], found
+        if found["outcome"] == "unmeasurable":
+            assert found["why"], found
+        elif case.outcome == "retained" and found["outcome"] == "returned":
+            assert min(found["growth"], found["growth_untrimmed"]) <= 4 << 20, found
+        else:
+            assert found["outcome"] == case.outcome, found

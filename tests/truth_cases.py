@@ -10,6 +10,7 @@ import ctypes
 import gc
 import json
 import mmap
+import os
 import random
 import sys
 import tempfile
@@ -399,9 +400,31 @@ def run(name: str) -> dict[str, Any]:
     }
 
 
+def hammer(number: int) -> None:
+    """Start so many threads that allocate, write and free for ever, each at most 1 MiB at a time, without the GIL."""
+
+    def work(seed: int) -> None:
+        choice = random.Random(seed)  # noqa: S311 - sizes, not secrets
+        held = [LIBC.malloc(16) for _ in range(64)]
+        while True:
+            at = choice.randrange(len(held))
+            LIBC.free(held[at])
+            size = choice.choice((24, 200, 1000, 5000, 16_000))
+            held[at] = LIBC.malloc(size)
+            LIBC.memset(held[at], 1, size)
+
+    LIBC.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    for seed in range(number):
+        threading.Thread(target=work, args=(seed,), daemon=True).start()
+
+
 def main(arguments: list[str]) -> None:
-    """Run the cases named; or all of them in an order made from a seed, with `--shuffle SEED`."""
+    """Run the cases named; or all of them in an order made from a seed, with `--shuffle SEED`; `--threads N` hammers."""
     lower_threshold()  # and so switch off its drift: one freed list of 5 MB would let later cases keep 10 MB
+    if "--threads" in arguments:
+        at = arguments.index("--threads")
+        hammer(int(arguments[at + 1]))
+        del arguments[at : at + 2]
     if arguments[:1] == ["--shuffle"]:
         names = [name for name, case in CASES.items() if not case.alone]
         random.Random(int(arguments[1])).shuffle(names)  # noqa: S311 - an order, not a secret
@@ -410,6 +433,8 @@ def main(arguments: list[str]) -> None:
     for name in names:
         sys.stdout.write(json.dumps(run(name)) + "\n")
         sys.stdout.flush()
+    sys.stdout.flush()
+    os._exit(0)  # threads of ours never end
 
 
 if __name__ == "__main__":
