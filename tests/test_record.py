@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_rssguard.errors import UnreadableError
 from pytest_rssguard.model import Account, Basis, Outcome
-from pytest_rssguard.record import Block, HeapMap, Record, from_json, loads
+from pytest_rssguard.record import Block, HeapMap, Record, brief, from_json, loads
 from tests.builders import accounts, record
 
 SIZES = st.integers(-(1 << 57), 1 << 57)
@@ -240,3 +240,21 @@ def test_a_damaged_line_is_read_or_refused(at: int, noise: str, text: str) -> No
             loads(damaged)
         except UnreadableError:
             continue
+
+
+def test_a_brief_record_reads_back_as_a_whole_one_whose_accounts_close() -> None:
+    line = brief(
+        nodeid="t.py::test", tolerance=4096, before=100_000, after=108_192, live=5000, nanoseconds=2_000_000_000, judged=True,
+        worker="gw1", file="t.py", line=0,
+    )  # fmt: skip
+    found = loads(line)
+    assert (found.nodeid, found.outcome, found.judged, found.worker) == ("t.py::test", Outcome.RETURNED, True, "gw1")
+    assert (found.growth, found.held, found.rss_before, found.rss_settled) == (8192, 5000, 100_000, 108_192)
+    assert sum(size or 0 for size in found.accounts.values()) == 8192
+    assert found.seconds == 2.0
+
+
+@pytest.mark.parametrize("values", ["[]", '"text"', '["t", 1, 2, 3, 4, true, true, null, "f", 0]'])
+def test_a_damaged_brief_record_is_refused(values: str) -> None:
+    with pytest.raises(UnreadableError, match="no brief record"):
+        loads(f'{{"brief": {values}}}')
