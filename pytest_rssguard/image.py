@@ -54,7 +54,8 @@ class Image:
         except OSError as error:
             self.close()
             raise UnreadableError(f"{error.filename}: {error.strerror}") from None
-        self._buffer = mmap.mmap(-1, _WINDOW, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # shared memory: a census of this very process must not take the headers copied here for chunks and pools
+        self._buffer = mmap.mmap(-1, _WINDOW, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
         self._bytes = memoryview(self._buffer)
         self._words = self._bytes.cast("Q")
         self._scan_buffer = mmap.mmap(-1, _RUNS * 24, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
