@@ -71,11 +71,11 @@ def test_a_bin_that_can_be_no_list_head_is_no_arena() -> None:
         assert find_state(words([*made[: at + 20], strange, *made[at + 21 :]]), BASE) is None
 
 
-def test_a_state_is_not_found_a_few_bins_too_late() -> None:
-    # its first bins are in use: as many empty ones lie in a window that starts behind them, where what follows the state
-    # could be an arena's sizes
-    noted = state_words(used=frozenset({0, 1}))
-    noted[-8:] = [0, 0, 0x1230, 0x4560, 0, 0, 0, 0]
+@pytest.mark.parametrize("binmap", [(0x2000_0010, 0x4000_0000), (0, 16), (1 << 40, 1 << 20)])
+def test_a_state_is_not_found_a_few_bins_too_early(binmap: tuple[int, int]) -> None:
+    # the last bins are in use: as many empty bins lie in a window that starts two bins before
+    noted = state_words(used=frozenset({0, 125, 126}), fast=(0,) * 8 + (0x5555_5558_0000,) * 2)
+    noted[14 + BINS : 14 + BINS + 2] = binmap
     found = find_state(words(noted), BASE)
     assert found is not None
     assert found.bins == BASE + 8 * 14
