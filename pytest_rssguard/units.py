@@ -40,14 +40,14 @@ def parse_size(value: object, *, name: str) -> int:
 def format_size(size: int) -> str:
     """Return `size` bytes in IEC units with three significant digits: "4.00 MiB", "76.3 MiB", "-12.0 KiB", "48 B".
 
-    Whole ones up to the next unit: "1023 KiB", as "1023 B".
+    From 1000 of a unit on it is the next one: "0.977 MiB".
     """
     magnitude = abs(size)
     if magnitude < 1024:
         return f"{size} B"
     scaled = float(magnitude)
     exponent = 0
-    while exponent < len(_UNITS) and (exponent == 0 or scaled >= 1023.5):
+    while exponent < len(_UNITS) and (exponent == 0 or scaled >= 999.5):
         scaled /= 1024
         exponent += 1
     digits = 3 if scaled < 0.9995 else 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0

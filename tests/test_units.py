@@ -90,7 +90,7 @@ def test_any_text_is_a_size_or_refused(text: str) -> None:
         (102_350, "100 KiB"),
         (999 << 10, "999 KiB"),
         (1_095_216_660, "1.02 GiB"),
-        (1_048_063, "1023 KiB"),
+        (1_048_063, "1.00 MiB"),
         (1_048_064, "1.00 MiB"),
         (1 << 40, "1.00 TiB"),
         (1 << 50, "1.00 PiB"),
@@ -102,7 +102,7 @@ def test_a_size_is_written_in_iec_units(size: int, expected: str) -> None:
 
 
 def test_a_size_just_under_the_next_unit_has_three_significant_digits_too() -> None:
-    assert format_size(1000 << 10) == "1000 KiB"
+    assert format_size(1000 << 10) == "0.977 MiB"
 
 
 @settings(deadline=None)
