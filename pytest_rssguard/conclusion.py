@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pytest_rssguard import ledger
+from pytest_rssguard.classes import classify
+from pytest_rssguard.growth import allocator_growth, mapped_growth
 from pytest_rssguard.model import Account, Census, Evidence, Limit, Outcome, Snapshot, Verdict
 from pytest_rssguard.private import find_private_allocators
 from pytest_rssguard.verdict import judge
@@ -64,8 +66,8 @@ def conclude(readings: Readings, limit: Limit, knowledge: Knowledge) -> Conclusi
     accounts, slack = _accounts(readings, knowledge)
     mapped = hole = refilled = 0
     if new.mappings and old.mappings:
-        before, after = ledger.classify(old), ledger.classify(new)
-        mapped = ledger.mapped_growth(old, new, before, after)
+        before, after = classify(old), classify(new)
+        mapped = mapped_growth(old, new, before, after)
         room = (old.malloc.arena if old.malloc else 0) - before.heap - before.thread_heaps
         hole = max(0, min(readings.emptied, room))
         refilled = min(hole, max(0, after.heap + after.thread_heaps - before.heap - before.thread_heaps))
@@ -74,7 +76,7 @@ def conclude(readings: Readings, limit: Limit, knowledge: Knowledge) -> Conclusi
         growth=new.rss - old.rss,
         growth_untrimmed=new.rss - old.rss - refilled,
         accounts=accounts,
-        allocated=ledger.allocator_growth(old, new) + (mapped if known else 0),
+        allocated=allocator_growth(old, new) + (mapped if known else 0),
         allocated_mapped=max(0, mapped) if known else 0,
         held_slack=slack,
         slack_why="parts of its baseline are older than the test" if readings.drift and readings.closes else "",

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_rssguard import ledger
 from pytest_rssguard.arenas import HEAP_MAX
+from pytest_rssguard.classes import classify
 from pytest_rssguard.conclusion import Knowledge, Readings, conclude
 from pytest_rssguard.errors import UnreadableError
+from pytest_rssguard.growth import address_space_growth, allocator_growth
 from pytest_rssguard.interpreter import clear_type_cache, collect_garbage, collect_young, drop_last_exception
 from pytest_rssguard.model import Basis, Census, Limit, Outcome, Snapshot, Verdict
 from pytest_rssguard.probe import LinuxProbe, Slot
@@ -167,7 +169,7 @@ class Guard:
             if span.then is not None:
                 span.now = self._census.take().slim()
             span.own_after = self.probe.own_bytes
-            held = Held(span=span, growth=new.rss - old.rss, held=ledger.allocator_growth(old, new))
+            held = Held(span=span, growth=new.rss - old.rss, held=allocator_growth(old, new))
         except (OSError, UnreadableError) as error:
             return self._broken_result(span, error)
         else:
@@ -257,7 +259,7 @@ class Guard:
         A function of its own so that the decoded values are gone before the next reading.
         """
         old, new = self.probe.counters(before), self._counters(span, after)
-        return _moved(old, new) > tolerance or ledger.address_space_growth(old, new) > tolerance
+        return _moved(old, new) > tolerance or address_space_growth(old, new) > tolerance
 
     def _counters(self, span: Span, slot: Slot) -> Snapshot:
         """Decode the counters, without what is our own: buffers that grew since the baseline, and the bias."""
@@ -324,7 +326,7 @@ class Guard:
     @staticmethod
     def _heaps(snapshot: Snapshot, taken: Census) -> int:
         spans = [heap.start & -HEAP_MAX for heap in taken.heaps if not heap.main]
-        classes = ledger.classify(snapshot, heaps=spans)
+        classes = classify(snapshot, heaps=spans)
         return classes.heap + classes.thread_heaps
 
     def _release(self, taken: Census, judged: int, slot: Slot) -> Released:
@@ -375,4 +377,4 @@ def _stopped(error: OSError | UnreadableError) -> str:
 
 def _moved(old: Snapshot, new: Snapshot) -> int:
     """Return by how much RSS or the allocators' live counters have grown, whichever is more, in bytes."""
-    return max(new.rss - old.rss, ledger.allocator_growth(old, new))
+    return max(new.rss - old.rss, allocator_growth(old, new))

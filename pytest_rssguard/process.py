@@ -15,9 +15,11 @@ from typing import Final
 import psutil
 
 from pytest_rssguard import ledger
+from pytest_rssguard.classes import classify
 from pytest_rssguard.conclusion import Knowledge, Readings, conclude
 from pytest_rssguard.errors import ProcessError, SettingError
 from pytest_rssguard.external import read_process
+from pytest_rssguard.growth import allocator_growth, mapped_growth
 from pytest_rssguard.model import Account, Basis, Census, Evidence, Limit, Outcome, Snapshot
 from pytest_rssguard.result import Result
 from pytest_rssguard.span import Plan
@@ -169,9 +171,9 @@ def _part(old: Reading | None, new: Reading | None, limit: Limit) -> Evidence:
         account: None if size is None else sign * size for account, size in totals.items()
     }  # fmt: skip
     growth = sign * one.snapshot.rss
-    classes = ledger.classify(one.snapshot, bss=one.census.bss)
-    mapped = ledger.mapped_growth(_NOTHING, one.snapshot, ledger.classify(_NOTHING), classes)
-    allocated = ledger.allocator_growth(_empty(one.snapshot), one.snapshot) + mapped
+    classes = classify(one.snapshot, bss=one.census.bss)
+    mapped = mapped_growth(_NOTHING, one.snapshot, classify(_NOTHING), classes)
+    allocated = allocator_growth(_empty(one.snapshot), one.snapshot) + mapped
     return Evidence(
         growth=growth, growth_untrimmed=growth, accounts=ledger.booked(growth, accounts),
         allocated=sign * allocated, allocated_mapped=max(0, sign * mapped),

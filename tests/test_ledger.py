@@ -9,20 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_rssguard.arenas import HEAP_MAX
-from pytest_rssguard.ledger import (
-    TCACHE_MOST,
-    address_space_growth,
-    allocator_growth,
-    booked,
-    by_census,
-    by_counters,
-    classify,
-    held,
-    live_slack,
-    mapped_growth,
-    retained,
-    totals,
-)
+from pytest_rssguard.classes import classify
+from pytest_rssguard.growth import address_space_growth, allocator_growth, mapped_growth
+from pytest_rssguard.ledger import booked, by_census, by_counters, held, live_slack, retained, totals
 from pytest_rssguard.model import (
     DIVIDED_BY_CENSUS,
     HELD,
@@ -39,6 +28,7 @@ from pytest_rssguard.model import (
     Region,
     Snapshot,
 )
+from pytest_rssguard.standing import TCACHE_MOST
 from tests.builders import KIB, MIB, PAGE, census, malloc_stats, pool_stats, region, snapshot
 
 HEAP = 0x5555_5555_0000
