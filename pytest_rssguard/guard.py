@@ -19,8 +19,9 @@ from pytest_rssguard.errors import UnreadableError
 from pytest_rssguard.growth import address_space_growth, allocator_growth
 from pytest_rssguard.interpreter import clear_type_cache, collect_garbage, collect_young, drop_last_exception
 from pytest_rssguard.model import Basis, Census, Limit, Outcome, Snapshot, Verdict
-from pytest_rssguard.probe import LinuxProbe, Slot
+from pytest_rssguard.probe import LinuxProbe
 from pytest_rssguard.result import Released, Result
+from pytest_rssguard.slot import Slot
 from pytest_rssguard.span import Held, Plan, Span
 
 #: Below this tolerance a young collection is not enough: it leaves some 150 B more than a full one.

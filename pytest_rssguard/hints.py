@@ -23,6 +23,9 @@ def hints(result: Result) -> Iterator[str]:
     if result.verdict.outcome is Outcome.RETURNED:
         return
     yield from _imports(result)
+    if result.log_records and result.held > result.limit.tolerance // 4:
+        many = f"{result.log_records:,} log records" if result.log_records > 1 else "a log record"
+        yield f"pytest keeps {many} of the body until teardown, with all their arguments; -p no:logging shows what is left"
     if result.before is None or result.after is None:
         return
     threads = result.after.threads - result.before.threads

@@ -8,7 +8,6 @@ reading. Nothing here judges.
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +19,22 @@ from pytest_rssguard.allocators import glibc, pymalloc
 from pytest_rssguard.errors import InconsistentMemoryError, UnreadableError
 from pytest_rssguard.image import Image
 from pytest_rssguard.model import ArenaTop, PoolStats, Region, Snapshot
+from pytest_rssguard.slot import (
+    LENGTH,
+    MOST_THREADS,
+    MOST_TOPS,
+    PAGE,
+    RSS,
+    SYSCALL,
+    SYSCALL_AT,
+    TEXT_AT,
+    THREADS,
+    TOP_TABLE,
+    TOPS,
+    UNKNOWN_STACKS,
+    VM,
+    Slot,
+)
 from pytest_rssguard.smaps import (
     parse_rollup,
     parse_smaps,
@@ -28,102 +43,7 @@ from pytest_rssguard.smaps import (
     parse_thread_count,
 )
 
-_PAGE: Final = mmap.PAGESIZE
-_MOST_TOPS: Final = 1024
-_MOST_THREADS: Final = 1024
-_SYSCALL: Final = 256  # bytes kept of each task/TID/syscall; the line has at most 9 numbers of 18 characters
-_FLAT: Final = 65536 + _MOST_THREADS * _SYSCALL
-_SMAPS_LEAST: Final = 1 << 18
 _NEWLINE: Final = ord("\n")
-
-# words of a slot
-_LENGTH, _VM, _TOPS, _THREADS, _UNKNOWN_STACKS, _AT_ONCE, _COLLECTED, _FINISHED, _MALLINFO = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-)
-_RSS: Final = _MALLINFO + glibc.WORDS  # the judged RSS once it has been added up, 0 before
-_TOP_TABLE: Final = 64
-_TEXT_AT: Final = 8 * (_TOP_TABLE + 3 * _MOST_TOPS)
-_SYSCALL_AT: Final = 65536
-
-
-def shared_buffer(size: int) -> mmap.mmap:
-    """Return anonymous shared memory of `size` bytes, every page of it resident."""
-    buffer = mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
-    for at in range(0, size, _PAGE):
-        buffer[at] = 0
-    return buffer
-
-
-class Slot:
-    """Room for one reading."""
-
-    def __init__(self) -> None:
-        self.flat = shared_buffer(_FLAT)
-        self.view = memoryview(self.flat)
-        self.words = self.view[:_TEXT_AT].cast("Q")
-        self.mallinfo = self.words[_MALLINFO : _MALLINFO + glibc.WORDS]
-        self.text = self.view[_TEXT_AT : _TEXT_AT + pymalloc.TEXT + 1]
-        self.smaps = shared_buffer(_SMAPS_LEAST)
-        self.smaps_view = memoryview(self.smaps)
-
-    @property
-    def size(self) -> int:
-        """Bytes that this slot itself adds to RSS."""
-        return len(self.flat) + len(self.smaps)
-
-    def grow(self) -> None:
-        """Double the room for smaps."""
-        size = 2 * len(self.smaps)
-        self.smaps_view.release()
-        self.smaps.close()
-        self.smaps = shared_buffer(size)
-        self.smaps_view = memoryview(self.smaps)
-
-    # RSS and times are words here: an int that is made after the baseline would be a live block more
-    @property
-    def rss_at_once(self) -> int:
-        """RSS right after the body, in bytes."""
-        return int(self.words[_AT_ONCE])
-
-    @rss_at_once.setter
-    def rss_at_once(self, size: int) -> None:
-        self.words[_AT_ONCE] = size
-
-    @property
-    def rss_collected(self) -> int:
-        """RSS after the collection that follows the body, in bytes."""
-        return int(self.words[_COLLECTED])
-
-    @rss_collected.setter
-    def rss_collected(self, size: int) -> None:
-        self.words[_COLLECTED] = size
-
-    @property
-    def threads(self) -> int:
-        """Threads at the last reading."""
-        return int(self.words[_THREADS])
-
-    @property
-    def finished(self) -> int:
-        """When what came before this reading ended, in nanoseconds."""
-        return int(self.words[_FINISHED])
-
-    @finished.setter
-    def finished(self, nanoseconds: int) -> None:
-        self.words[_FINISHED] = nanoseconds
-
-    @property
-    def length(self) -> int:
-        """Bytes of smaps text in the slot."""
-        return int(self.words[_LENGTH])
 
 
 def _read_small(path: str, size: int = 400) -> bytes:
@@ -155,7 +75,7 @@ class LinuxProbe:
         self.has_smaps = self._tells(self._smaps)
         self.has_rollup = self._tells(self._rollup, parse_rollup)
         for path, parse, why in (
-            (self._statm, partial(parse_statm, page_size=_PAGE), "this needs Linux's /proc"),
+            (self._statm, partial(parse_statm, page_size=PAGE), "this needs Linux's /proc"),
             (self._smaps, None, "without it RSS has no parts"),
             (self._stat, parse_thread_count, "without it threads are not known"),
         ):
@@ -187,7 +107,7 @@ class LinuxProbe:
         return all(self._statm_rss() == parse_rollup(_read_small(self._rollup)) for _ in range(3))
 
     def _statm_rss(self) -> int:
-        return parse_statm(_read_small(self._statm), _PAGE)[1]
+        return parse_statm(_read_small(self._statm), PAGE)[1]
 
     def rss(self) -> int:  # hot: allocates nothing that outlives the call
         """Return RSS in bytes, from the cheapest file that is exact here."""
@@ -197,7 +117,7 @@ class LinuxProbe:
 
     def look(self) -> tuple[int, int]:  # hot: allocates nothing that outlives the call
         """Return (address space, RSS) in bytes, from the cheapest files that are exact here."""
-        size, rss = parse_statm(_read_small(self._statm), _PAGE)
+        size, rss = parse_statm(_read_small(self._statm), PAGE)
         return size, rss if self._exact_statm else parse_rollup(_read_small(self._rollup))
 
     def _find_main_arena(self) -> None:
@@ -227,9 +147,9 @@ class LinuxProbe:
         if 0 <= state.bins - state.next < 256:
             delta = state.bins - state.next
         else:
-            page = state.next & -_PAGE
-            view = image.window(page, page + 2 * _PAGE)
-            other = arenas.find_state(view[0][: 2 * _PAGE >> 3], view[1]) if view else None
+            page = state.next & -PAGE
+            view = image.window(page, page + 2 * PAGE)
+            other = arenas.find_state(view[0][: 2 * PAGE >> 3], view[1]) if view else None
             if other is None:
                 return
             delta = other.bins - state.next
@@ -265,14 +185,14 @@ class LinuxProbe:
                 done += got
         finally:
             os.close(fd)
-        slot.words[_LENGTH] = done
-        slot.words[_RSS] = 0
+        slot.words[LENGTH] = done
+        slot.words[RSS] = 0
         return done
 
     def read(self, slot: Slot) -> None:  # hot: allocates nothing that outlives the call
         """Take one reading into `slot`. Raises OSError where /proc stops answering."""
         words = slot.words
-        words[_VM] = parse_statm(_read_small(self._statm), _PAGE)[0]
+        words[VM] = parse_statm(_read_small(self._statm), PAGE)[0]
         if self.malloc.active:
             self.malloc.read_into(slot.mallinfo)
             self._read_tops(words)
@@ -285,7 +205,7 @@ class LinuxProbe:
             self._grow(slot)
 
     def _read_tops(self, words: memoryview) -> None:  # hot: allocates nothing that outlives the call
-        words[_TOPS] = 0
+        words[TOPS] = 0
         if not self._bins:
             return
         peek = ctypes.c_uint64.from_address
@@ -296,46 +216,46 @@ class LinuxProbe:
         mem = os.open(f"{self.proc}/self/mem", os.O_RDONLY | os.O_CLOEXEC)
         try:
             count = 0
-            while not 0 <= self._bins - arena < 256 and count < _MOST_TOPS:
+            while not 0 <= self._bins - arena < 256 and count < MOST_TOPS:
                 top = peek(arena + self._delta - 16).value
                 try:  # another thread may give the heap back meanwhile: a read that fails, not a fault
                     size = int.from_bytes(os.pread(mem, 8, top + 8), "little") & -8
                 except OSError:
                     size = 0
-                at = _TOP_TABLE + 3 * count
+                at = TOP_TABLE + 3 * count
                 words[at], words[at + 1], words[at + 2] = arena, top, size
                 count += 1
                 arena = peek(arena + offset).value
-            words[_TOPS] = count
+            words[TOPS] = count
         finally:
             os.close(mem)
 
     def _read_stacks(self, slot: Slot) -> None:  # hot: allocates nothing that outlives the call
         words = slot.words
-        words[_THREADS], words[_UNKNOWN_STACKS] = parse_thread_count(_read_small(self._stat)), 0
-        if words[_THREADS] == 1:  # os.listdir takes a buffer of 32 KiB from malloc: only where it must
+        words[THREADS], words[UNKNOWN_STACKS] = parse_thread_count(_read_small(self._stat)), 0
+        if words[THREADS] == 1:  # os.listdir takes a buffer of 32 KiB from malloc: only where it must
             return
         tasks = os.listdir(self._task)  # noqa: PTH208 - no Path on the hot path
-        words[_THREADS] = len(tasks)
-        for index, task in enumerate(tasks[:_MOST_THREADS]):
-            at = _SYSCALL_AT + index * _SYSCALL
+        words[THREADS] = len(tasks)
+        for index, task in enumerate(tasks[:MOST_THREADS]):
+            at = SYSCALL_AT + index * SYSCALL
             slot.view[at] = 0
             try:
                 fd = os.open(f"{self._task}/{task}/syscall", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
-                words[_UNKNOWN_STACKS] += 1
+                words[UNKNOWN_STACKS] += 1
                 continue
             try:
-                got = os.preadv(fd, [slot.view[at : at + _SYSCALL - 1]], 0)
+                got = os.preadv(fd, [slot.view[at : at + SYSCALL - 1]], 0)
                 slot.view[at + got] = 0
             except OSError:
-                words[_UNKNOWN_STACKS] += 1
+                words[UNKNOWN_STACKS] += 1
             finally:
                 os.close(fd)
 
     def judged_rss(self, slot: Slot) -> int:
         """Return RSS as the sum over the mappings in `slot`, in bytes."""
-        if known := slot.words[_RSS]:
+        if known := slot.words[RSS]:
             return int(known)
         text, end = slot.smaps, slot.length
         last = text[max(0, text.rfind(b"\n", 0, max(0, end - 1)) + 1) : end]
@@ -355,7 +275,7 @@ class LinuxProbe:
             at = text.find(b"\nRss:", stop, end)
         if not total:
             raise UnreadableError(f"smaps: no resident mapping in {end} bytes of text")
-        slot.words[_RSS] = total * 1024
+        slot.words[RSS] = total * 1024
         return total * 1024
 
     def heap_ends(self, slot: Slot) -> dict[int, int]:
@@ -372,7 +292,7 @@ class LinuxProbe:
             ends = {0: int(line.partition(b"-")[2].split()[0], 16)}
         except (IndexError, ValueError):
             raise UnreadableError(f"smaps: no mapping in line {line[:80]!r}") from None
-        for at in range(_TOP_TABLE, _TOP_TABLE + 3 * words[_TOPS], 3):
+        for at in range(TOP_TABLE, TOP_TABLE + 3 * words[TOPS], 3):
             ends[words[at + 1] & -arenas.HEAP_MAX] = words[at + 1]
         return ends
 
@@ -380,10 +300,10 @@ class LinuxProbe:
         """Decode the counters of `slot`, not its mappings: cheap."""
         return Snapshot(
             rss=self.judged_rss(slot),
-            vm_size=slot.words[_VM],
+            vm_size=slot.words[VM],
             malloc=glibc.parse_mallinfo(slot.mallinfo) if self.malloc.active else None,
             pools=self._pool_stats(slot),
-            threads=slot.words[_THREADS],
+            threads=slot.words[THREADS],
         )
 
     def _pool_stats(self, slot: Slot) -> PoolStats | None:
@@ -391,18 +311,18 @@ class LinuxProbe:
 
     @staticmethod
     def _pool_text(slot: Slot) -> bytes:
-        return slot.flat[_TEXT_AT : max(_TEXT_AT, slot.flat.find(b"\0", _TEXT_AT))]
+        return slot.flat[TEXT_AT : max(TEXT_AT, slot.flat.find(b"\0", TEXT_AT))]
 
     def decode(self, slot: Slot) -> Snapshot:
         """Decode all of `slot`. Only after the last reading: this makes objects."""
         words = slot.words
         regions: deque[Region] = deque(parse_smaps(slot.smaps_view[: slot.length]))
         pointers = []
-        unknown = words[_UNKNOWN_STACKS]
-        if words[_THREADS] > 1:
-            for index in range(min(words[_THREADS], _MOST_THREADS)):
-                at = _SYSCALL_AT + index * _SYSCALL
-                pointer = parse_stack_pointer(bytes(slot.view[at : at + _SYSCALL]).split(b"\0")[0])
+        unknown = words[UNKNOWN_STACKS]
+        if words[THREADS] > 1:
+            for index in range(min(words[THREADS], MOST_THREADS)):
+                at = SYSCALL_AT + index * SYSCALL
+                pointer = parse_stack_pointer(bytes(slot.view[at : at + SYSCALL]).split(b"\0")[0])
                 if pointer is None:
                     unknown += 1
                 else:
@@ -416,11 +336,11 @@ class LinuxProbe:
             pools=counters.pools,
             tops=tuple(
                 ArenaTop(arena=words[at], top=words[at + 1], size=words[at + 2])
-                for at in range(_TOP_TABLE, _TOP_TABLE + 3 * words[_TOPS], 3)
+                for at in range(TOP_TABLE, TOP_TABLE + 3 * words[TOPS], 3)
             ),
             blocks=pymalloc.parse_blocks(self._pool_text(slot)) if self.pools.active else {},
             stack_pointers=tuple(pointers),
-            threads=words[_THREADS],
+            threads=words[THREADS],
             all_stacks_known=unknown <= 1,  # the reading thread itself reads as running
             unknown_stacks=max(0, unknown - 1),
         )

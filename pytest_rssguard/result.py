@@ -53,6 +53,8 @@ class Result:
     private_allocators: tuple[str, ...] = ()
     released: Released | None = None
     modules: tuple[str, ...] = ()
+    #: Log records that pytest keeps of the body until teardown, with their arguments.
+    log_records: int = 0
     #: What the verdict was made from; None where nothing could be measured.
     evidence: Evidence | None = None
     #: All rounds of the same body, this one (the number `decided`, from 1) among them; empty for a single run.

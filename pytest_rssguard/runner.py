@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -131,6 +132,7 @@ class Runner:
 
     def _once(self, item: pytest.Item, settings: Settings, *, judged: bool = True) -> Generator[None, object, object]:
         guard = self._prepare(item)
+        logged = _log_records(item)
         span = guard.begin(settings.limit, Plan(trim=settings.trim, within=settings.within), bias=self._bias or 0)
         try:
             value = yield
@@ -142,7 +144,10 @@ class Runner:
             guard.cancel(span)
             self._session.note_unjudged(item, settings, "its own failure")
             return value
-        self.finish(item, settings, guard.end(span), judged=judged)
+        result = guard.end(span)
+        if logged is not None:
+            result = replace(result, log_records=max(0, (_log_records(item) or 0) - logged))
+        self.finish(item, settings, result, judged=judged)
         return value
 
     def _repeated(self, item: pytest.Item, settings: Settings) -> Generator[None, object, object]:
@@ -233,6 +238,13 @@ def _round_name(settings: Settings, number: int) -> str:
     if number > 0:
         return f"round {number} of {settings.rounds}"
     return f"warm-up {number + settings.warmup} of {settings.warmup}"
+
+
+def _log_records(item: pytest.Item) -> int | None:
+    """Return how many log records pytest's logging plugin keeps now; None without that plugin, or with another one."""
+    handler = getattr(item.config.pluginmanager.get_plugin("logging-plugin"), "caplog_handler", None)
+    records = getattr(handler, "records", None)
+    return len(records) if isinstance(records, list) else None
 
 
 def _wants_drawings(config: pytest.Config) -> bool:

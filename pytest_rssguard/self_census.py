@@ -15,7 +15,8 @@ from pytest_rssguard.errors import InconsistentMemoryError, UnreadableError
 from pytest_rssguard.freeze import Freezer
 from pytest_rssguard.image import Image
 from pytest_rssguard.model import Census, MallocStats, Region
-from pytest_rssguard.probe import LinuxProbe, shared_buffer
+from pytest_rssguard.probe import LinuxProbe
+from pytest_rssguard.slot import shared_buffer
 from pytest_rssguard.smaps import parse_smaps
 
 #: A census in place that does not close is taken again: a thread may have been inside malloc meanwhile. A frozen copy

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 
 from pytest_rssguard.model import Census, Limit
-from pytest_rssguard.probe import Slot
+from pytest_rssguard.slot import Slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

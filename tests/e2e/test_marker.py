@@ -335,3 +335,16 @@ def test_the_marker_is_registered(inner: Inner) -> None:
     inner("def test_nothing(): pass", "--strict-markers", "--markers").stdout.fnmatch_lines(
         ["@pytest.mark.rss_returns(tolerance=None, *"]
     )
+
+
+def test_log_records_that_pytest_keeps_are_named(inner: Inner) -> None:
+    result = inner(
+        """
+        import logging
+
+        @pytest.mark.rss_returns
+        def test_logs():
+            logging.getLogger("a").warning("%d bytes", bytearray(40 * MB))
+    """.replace("%d bytes", "%.10r")
+    )
+    result.stdout.fnmatch_lines(["hint      pytest keeps a log record of the body until teardown, with all their*"])
