@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -68,6 +69,13 @@ def churn(megabytes):
 
 Inner = Callable[..., pytest.RunResult]
 Records = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run as on a desk: what CI services set changes what the gate writes and where reports link to."""
+    for name in [name for name in os.environ if name == "CI" or name.startswith(("GITHUB_", "GITLAB_", "CI_"))]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
