@@ -25,7 +25,6 @@ from pytest_rssguard.regression import Confirmation, explain_regression, explain
 from pytest_rssguard.result import Result
 from pytest_rssguard.settings import Settings
 
-CHECKPOINT: Final[pytest.StashKey[Checkpoint]] = pytest.StashKey()
 #: A baseline of 100,000 tests has some 25 MiB.
 _LARGEST_FILE: Final = 256 << 20
 

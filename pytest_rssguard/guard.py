@@ -57,15 +57,19 @@ class Guard:
         #: Whether censuses draw heaps page by page: a few per cent of the walk, for reports that show it.
         self.draws = False
 
+    def make_ready(self) -> None:
+        """Make what a census needs: once, and before anything is measured."""
+        if not self.blind and self._census is None:
+            from pytest_rssguard.self_census import SelfCensus
+
+            self._census = SelfCensus(self.probe)
+
     def warm_up(self) -> None:
         """Walk every path of a passing measurement, once: what first use costs then falls on no test."""
         if self._warm:
             return
         self._warm = True
-        if not self.blind:
-            from pytest_rssguard.self_census import SelfCensus
-
-            self._census = SelfCensus(self.probe)
+        self.make_ready()
         for trim in (True, False, False):
             self.end(self.begin(Limit(tolerance=1 << 40), Plan(trim=trim)))
 
@@ -321,7 +325,7 @@ class Guard:
 
     def take_census(self, before: Slot) -> Census | None:
         """Return a census of now, beside the reading in `before`; None where this process cannot be measured."""
-        self.warm_up()
+        self.make_ready()
         return self._census.take(draw=self.draws, ends=self.probe.heap_ends(before)) if self._census else None
 
     @staticmethod

@@ -73,8 +73,9 @@ def _set_up_log(config: pytest.Config, given: str) -> None:
 def _set_up_gate(config: pytest.Config) -> None:
     """Read the baseline, and register who writes it: never an xdist worker."""
     from pytest_rssguard.baselining import Baselining, Deselection
-    from pytest_rssguard.checkpoint import CHECKPOINT, open_checkpoint
+    from pytest_rssguard.checkpoint import open_checkpoint
     from pytest_rssguard.errors import SettingError, UnreadableBaselineError
+    from pytest_rssguard.session import CHECKPOINT
 
     worker = hasattr(config, "workerinput")
     try:

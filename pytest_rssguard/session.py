@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from pytest_rssguard.api import Blocks, Measurement, announce, failure, message
-from pytest_rssguard.checkpoint import CHECKPOINT, Finding
 from pytest_rssguard.errors import RssGuardError, SettingError
 from pytest_rssguard.failures import RssGuardWarning, RssRegression
 from pytest_rssguard.model import Outcome
@@ -21,6 +20,11 @@ from pytest_rssguard.result import Result
 from pytest_rssguard.settings import Settings, marker_arguments, merge
 from pytest_rssguard.watch import Look
 
+if TYPE_CHECKING:
+    from pytest_rssguard.checkpoint import Checkpoint, Finding
+
+#: Where the regression gate stands in the config, if there is one.
+CHECKPOINT: Final[pytest.StashKey[Checkpoint]] = pytest.StashKey()
 #: The name of our property in item.user_properties: the only channel that survives xdist, reruns and isolation plugins.
 PROPERTY: Final = "rssguard"
 #: How the test stands against the baseline: a gate.Standing.

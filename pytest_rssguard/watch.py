@@ -52,8 +52,7 @@ class Watch:
         self._probe = guard.probe
         self.blind = guard.blind or guard.knowledge().blind
         if not self.blind:
-            # now, not with the first census: it trims, and what a test has freed would be gone between reading and census
-            guard.warm_up()
+            guard.make_ready()
             self._base, self._spare = self._probe.new_slot(), self._probe.new_slot()
             for slot in (self._base, self._spare):
                 self._probe.prepare(slot)

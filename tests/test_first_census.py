@@ -19,6 +19,7 @@ def test_what_the_first_large_test_frees_at_the_end_of_the_heap_reads_as_retaine
     )["test_frees"]
     assert found["outcome"] == "retained", found
     accounts = found["accounts"]
-    assert 15 << 20 <= accounts["free_heap"] <= 17 << 20, found
+    # 16,128,000 B of chunks, less what went where the start of the process had left some 600 KB free: no trim before
+    assert 15_400_000 <= accounts["free_heap"] <= 16_200_000, found
     # the mappings of the baseline are those of the last full reading: up to a quarter of the tolerance away
     assert abs(accounts["unexplained"] or 0) <= 1 << 20, found
