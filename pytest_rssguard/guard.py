@@ -29,6 +29,9 @@ _FINE: Final = 64 << 10
 #: A round that moved less than this is decoded when all rounds are over: decoding itself takes and gives back arenas of
 #: Python's, and the next round would find 200-300 KiB less resident (measured with json bodies at tolerance 0).
 _COARSE: Final = 1 << 20
+#: A process with less resident takes a census ahead: the first one touches some 100 KiB of Python's arenas, and takes
+#: 30-100 ms here.
+_SMALL: Final = 128 << 20
 #: Module names are remembered only while their list stays well under 64 KiB (docs/design.md, "Hot and cold").
 _MOST_MODULES: Final = 4096
 #: The first and the longest pause between two looks within `within`, in seconds.
@@ -72,6 +75,8 @@ class Guard:
         self.make_ready()
         for trim in (True, False, False):
             self.end(self.begin(Limit(tolerance=1 << 40), Plan(trim=trim)))
+        if self._census is not None and self.probe.rss() <= _SMALL:
+            self._census.take()
 
     def begin(self, limit: Limit, plan: Plan = _PLAIN, *, bias: int = 0) -> Span:
         """Settle, trim, take the baseline.
