@@ -30,9 +30,8 @@ _BUSY = "while True: pass"
 
 def run(seed: int, threads: int) -> list[dict[str, Any]]:
     """Return what one run found."""
-    command = [
-        "nice", "-n", "19", sys.executable, str(ROOT / "tests" / "truth_cases.py"), "--shuffle", str(seed), "--threads", str(threads),
-    ]  # fmt: skip
+    script = str(ROOT / "tests" / "truth_cases.py")
+    command = ["nice", "-n", "19", sys.executable, script, "--shuffle", str(seed), "--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return [{"case": "", "outcome": "crashed", "why": done.stderr[-500:], "growth": 0, "growth_untrimmed": 0}]
