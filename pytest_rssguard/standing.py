@@ -16,6 +16,8 @@ from pytest_rssguard.classes import Classes, classify
 from pytest_rssguard.growth import malloc_in_use
 from pytest_rssguard.model import Account, Census, Kind, MallocStats, Piece, Region, Snapshot
 
+#: A pymalloc arena: Objects/obmalloc.c, ARENA_SIZE, 3.10 and later.
+_ARENA: Final = 1 << 20
 #: What the tcaches of one thread can hold at most: 7 chunks in each of 64 classes (16 from glibc 2.43: 536 KiB).
 TCACHE_MOST: Final = 7 * sum(range(32, 1041, 16))
 
@@ -63,8 +65,11 @@ def divide_standing(before: Snapshot, old: Classes, new: Classes, census: Census
         lost = region.size - _overlap(region, starts, ends)
         now = {kind: sum(each.resident for each in inside if each.kind is kind) for kind in Kind}
         only_arenas = lost == 0 and not now[Kind.CHUNK] and _covers(inside, region, new)
-        # arenas first: at most the one in use had pools that nobody had touched, a chunk may have been all untouched
-        in_arenas = rss if only_arenas else min(rss, now[Kind.ARENA])
+        # more is resident now than was: pools of the one arena in use that nobody had touched, if it is no more than
+        # that has room for; else a chunk that was all untouched, and the arenas were resident
+        chunks_first = now[Kind.CHUNK] + now[Kind.ARENA] - rss <= _ARENA
+        in_chunks = min(rss, now[Kind.CHUNK]) if chunks_first else 0
+        in_arenas = rss if only_arenas else min(rss - in_chunks, now[Kind.ARENA])
         in_chunks = min(rss - in_arenas, now[Kind.CHUNK])
         left = rss - in_chunks - in_arenas
         gone = min(left, lost)
