@@ -1,13 +1,13 @@
 """The pytest plugin: hooks only. Imported in every pytest run, so everything heavier comes when a test is guarded.
 
-The measuring hook is the innermost wrapper of pytest_runtest_call: there the noise of tests that do nothing is 0 KiB, and
-sync, asyncio, anyio, unittest, hypothesis, subtests and doctest bodies are all seen (docs/design.md, "Where").
+That includes the measuring hook: `Runner` has it, and is registered once there is something to measure. A run in which
+nothing is guarded pays one look at the markers of each test, by `_marked` (benchmarks/installed.py).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +15,8 @@ import pytest
 from pytest_rssguard.options import MARKER, SETTINGS, add_options, reject_later, runs_tests, wants_all, wants_gate, wants_report
 
 if TYPE_CHECKING:
+    from _pytest.nodes import Node
+
     from pytest_rssguard.api import Blocks
     from pytest_rssguard.runner import Runner
     from pytest_rssguard.session import Session
@@ -104,7 +106,29 @@ def _runner(config: pytest.Config) -> Runner:
         from pytest_rssguard.runner import Runner
 
         runner = config.stash[_RUNNER] = Runner(_session(config))
+        config.pluginmanager.register(runner, "rssguard-runner")
     return runner
+
+
+def _marked(node: Node | None) -> bool:
+    """Whether `node` or one above it has our marker: get_closest_marker's answer at a tenth of its price."""
+    while node is not None:
+        for mark in node.own_markers:
+            if mark.name == "rss_returns":
+                return True
+        node = node.parent
+    return False
+
+
+def _marked_items(nodes: Iterable[pytest.Item | pytest.Collector]) -> Iterator[pytest.Item]:
+    """Pick the marked items. Siblings follow each other, so that what is above them is looked at once."""
+    parent, inherited = None, False
+    for node in nodes:
+        if node.parent is not parent:
+            parent = node.parent
+            inherited = _marked(parent)
+        if isinstance(node, pytest.Item) and (inherited or (node.own_markers and _marked(node))):
+            yield node
 
 
 @pytest.hookimpl(wrapper=True)
@@ -114,9 +138,8 @@ def pytest_make_collect_report(
     """Turn a bad marker into a collection error: pytest.UsageError would be an INTERNALERROR under xdist."""
     report = yield
     problems: list[str] = []
-    for item in report.result or ():
-        if isinstance(item, pytest.Item) and item.get_closest_marker("rss_returns") is not None:
-            problems += _session(collector.config).problems(item)
+    for item in _marked_items(report.result or ()):
+        problems += _session(collector.config).problems(item)
     if problems:
         report.outcome = "failed"
         report.longrepr = "\n".join(problems)
@@ -127,27 +150,16 @@ def pytest_make_collect_report(
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Look for tests to be measured as a whole, once everybody has added markers: they need hooks of their own."""
-    for item in session.items:
-        if item.get_closest_marker("rss_returns") is not None and _runner(session.config).see(item):
+    for item in _marked_items(session.items):
+        if _runner(session.config).see(item):
             return
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Validate a marker that was added after collection, by a fixture too."""
-    if item.get_closest_marker("rss_returns") is not None:
+    if _marked(item):
         _runner(item.config).check(item)
-
-
-@pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Measure the body of a guarded test, or of every test where that is asked for."""
-    if item.get_closest_marker("rss_returns") is not None:
-        return (yield from _runner(item.config).call(item))
-    runner = item.config.stash.get(_RUNNER, None)
-    if runner is None:
-        return (yield)
-    return (yield from runner.call_unmarked(item))
 
 
 @pytest.fixture(scope="session")

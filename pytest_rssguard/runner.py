@@ -1,4 +1,8 @@
-"""Run tests measured: the body once, in rounds, the whole test, or every test with a cheap look."""
+"""Run tests measured: the body once, in rounds, the whole test, or every test with a cheap look.
+
+The measuring hook is the innermost wrapper of pytest_runtest_call: there the noise of tests that do nothing is 0 KiB, and
+sync, asyncio, anyio, unittest, hypothesis, subtests and doctest bodies are all seen (docs/design.md, "Where").
+"""
 
 from __future__ import annotations
 
@@ -34,13 +38,20 @@ _OUTCOMES: Final = (pytest.fail.Exception, pytest.skip.Exception, pytest.xfail.E
 
 
 class Runner:
-    """The measuring side of one session. Made when the first guarded test runs."""
+    """The measuring side of one session, a plugin: registered when the first guarded test is seen."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._bias: int | None = None
         self._watch: Watch | None = None
         self.whole: WholeTests | None = None
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Measure the body of a guarded test, or of every test where that is asked for."""
+        if item.get_closest_marker("rss_returns") is not None:
+            return (yield from self.call(item))
+        return (yield from self.call_unmarked(item))
 
     def prepare(self, config: pytest.Config) -> None:
         """Make all that looking at every test needs, while the process is small: later each collection takes longer."""
