@@ -6,6 +6,7 @@ import mmap
 import os
 from collections import deque
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -39,6 +40,10 @@ class SelfCensus:
         self._freezer = Freezer()
         self._note = shared_buffer(mmap.PAGESIZE)
         self._view = memoryview(self._note)
+        # the mappings of a census are its largest objects: parsed once now, they touch their 50 KiB of Python's arenas
+        # before anything is measured, and not within a first census
+        with suppress(UnreadableError):
+            read_regions(f"{probe.proc}/self/smaps")
 
     def take(self, *, draw: bool = False, ends: Mapping[int, int] | None = None) -> Census:
         """Return the census of now, with its heaps drawn if `draw`.
@@ -63,6 +68,7 @@ class SelfCensus:
         notes = []
         cached = -1
         if probe.malloc.active:
+            probe.malloc.sort_free()
             cached = probe.malloc.settle_tcache()
             notes += probe.malloc.notes(self._view)
         if probe.pools.active:

@@ -5,6 +5,7 @@ import pytest
 from pytest_rssguard import errors
 from pytest_rssguard.errors import (
     InconsistentMemoryError,
+    ProcessError,
     RssGuardError,
     SettingError,
     UnknownArgumentError,
@@ -71,3 +72,8 @@ def test_every_error_has_a_slug_of_its_own() -> None:
         "bad-setting", "error", "inconsistent-memory", "process", "unknown-argument", "unreadable", "unreadable-baseline",
         "unreadable-report", "unwritable",
     ]  # fmt: skip
+
+
+def test_a_process_that_cannot_be_read_is_named() -> None:
+    error = ProcessError(7, "it has ended")
+    assert (str(error), error.pid, error.reason) == ("process 7: it has ended", 7, "it has ended")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 
 from pytest_rssguard.explain import block_size, exception_name, explain, headline, ledger_lines, pinning
 from pytest_rssguard.hints import hints
-from pytest_rssguard.model import Account, Basis, Census, Heap, Outcome, Pools
-from pytest_rssguard.result import Released, Result
+from pytest_rssguard.model import Account, Basis, Census, Heap, Kind, Outcome, Piece, Pools
+from pytest_rssguard.result import Released, Result, Round
 from tests.builders import KIB, MIB, accounts, census, malloc_stats, region, result, snapshot
 
 GOLDEN: Final = Path(__file__).parent / "golden"
@@ -373,6 +374,13 @@ def test_one_thread_that_still_runs_is_told_in_the_singular() -> None:
     assert found == "1 thread that the body started is still running: its stack and cache are in use"
 
 
+@pytest.mark.parametrize(("records", "said"), [(1, "keeps a log record of"), (2500, "keeps 2,500 log records of")])
+def test_log_records_that_pytest_keeps_are_named(records: int, said: str) -> None:
+    (found,) = seen(Outcome.LEAKED, 10 * MIB, malloc_live=10 * MIB, log_records=records)
+    assert said in found
+    assert seen(Outcome.GREW, 10 * MIB, file=10 * MIB, log_records=records) == []
+
+
 def test_huge_pages_that_grew_are_named() -> None:
     (found,) = seen(Outcome.LEAKED, 10 * MIB, malloc_live=10 * MIB, huge=6 * MIB)
     assert found == "transparent huge pages grew by +6.00 MiB: one touched byte makes 2 MiB resident"
@@ -397,3 +405,21 @@ def test_much_that_is_unexplained_is_worth_a_report(size: int, expected: int) ->
 
 def test_the_accounts_of_a_made_up_result_close() -> None:
     assert sum(size or 0 for size in accounts(5, pinned=3, stack=None).values()) == 5
+
+
+def test_other_processes_are_named_with_what_each_grew_by() -> None:
+    shown = text(replace(RESULTS["leaked_malloc"], processes=(("7 server", 9 * MIB), ("8 worker", MIB))))
+    assert "process   7 server: +9.00 MiB\nprocess   8 worker: +1.00 MiB\nRSS " in shown
+    assert "the body" not in shown.partition("\nhint")[0].partition("\nfix")[0]
+
+
+def test_rounds_are_told_between_the_ledger_and_the_proof() -> None:
+    rounds = tuple(Round(growth=9 * MIB, held=9 * MIB, retained=0, allocated=9 * MIB) for _ in range(3))
+    assert "\nrounds    " in text(replace(RESULTS["leaked_malloc"], rounds=rounds))
+
+
+def test_a_census_that_is_kept_for_sums_keeps_no_tables() -> None:
+    full = census(heap(pinned=MIB, pins={32: 9}, cells="LP"), pieces=(Piece(kind=Kind.ARENA, start=0, end=1, resident=1),))
+    slim = full.slim()
+    assert (slim.pieces, slim.heaps[0].pins, slim.heaps[0].cells) == ((), {}, "")
+    assert slim.heaps[0].pinned == MIB

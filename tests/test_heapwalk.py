@@ -260,3 +260,13 @@ def test_random_words_are_walked_or_refused(data: list[int], length: int) -> Non
         walk(memory, BASE, BASE + length, top=None, key=0, main=False)
     except InconsistentMemoryError:
         return
+
+
+@pytest.mark.parametrize("old", [0, 1, 2, 3])
+def test_live_memory_behind_where_the_heap_ended_is_new(old: int) -> None:
+    heap = HeapBuilder().live(64).live(PAGE).live(4 * PAGE, sparse=True).ends_with_top()
+    boundary = heap.chunks[old].start if old < 3 else heap.end
+    found = walk(heap.memory(), heap.first, heap.end, top=heap.top, key=None, main=True, new_from=boundary)
+    assert found.new_live == sum(chunk.size for chunk in heap.chunks[old:])
+    assert found.new_untouched == (found.untouched if old < 3 else 0)
+    assert found.untouched > 0

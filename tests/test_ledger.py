@@ -134,6 +134,14 @@ def test_where_a_threads_stack_pointer_is_unknown_a_stack_shape_is_a_stack() -> 
     assert (found.idle_stacks, found.stack) == (0, 16 * KIB)
 
 
+def test_as_many_stack_shapes_as_threads_ran_are_stacks_the_most_resident_first() -> None:
+    small, large = guarded(MMAP), guarded(MMAP + 64 * MIB, rss=MIB)
+    asked = guarded(MMAP + 128 * MIB)
+    pointer = asked[1].end - 64
+    found = classify(snapshot(*small, *large, *asked, stack_pointers=(pointer,), all_stacks_known=False, unknown_stacks=1))
+    assert (found.stack, found.idle_stacks) == (MIB + 16 * KIB, 16 * KIB)
+
+
 @pytest.mark.parametrize(
     "mappings",
     [
@@ -621,3 +629,30 @@ def test_every_resident_byte_of_every_mapping_is_in_one_class(now: Snapshot, spa
 def test_a_process_that_did_not_change_grew_by_nothing(now: Snapshot) -> None:
     assert known(by_counters(now, now)) == {}
     assert allocator_growth(now, now) == address_space_growth(now, now) == 0
+
+
+# --- what a census itself leaves, and what nobody trimmed -------------------------------------------------------
+
+
+def test_what_taking_the_census_of_the_baseline_left_in_malloc_stood_at_the_baseline() -> None:
+    then = replace(census(main_heap(4 * MIB, live=2 * MIB)), malloc=malloc_stats(uordblks=2 * MIB, tcache=32))
+    before = snapshot(heap_region(4 * MIB), malloc=malloc_stats(uordblks=2 * MIB + 80, tcache=64))
+    now = census(main_heap(4 * MIB, live=2 * MIB + 48, tcache=32, pinned=0))
+    found = by_census(before, snapshot(heap_region(4 * MIB)), now, then)
+    assert (found[A.MALLOC_LIVE], found[A.TCACHE], found[A.PINNED]) == (0, 0, 80)
+
+
+def test_without_a_baseline_trim_free_heap_memory_is_not_divided() -> None:
+    before = snapshot(heap_region(5 * MIB), malloc=malloc_stats(uordblks=4 * MIB, fordblks=MIB))
+    after = snapshot(heap_region(12 * MIB), malloc=malloc_stats(uordblks=6 * MIB, fordblks=6 * MIB))
+    seen = census(main_heap(12 * MIB, live=6 * MIB, trimmable=4 * MIB, pinned=2 * MIB))
+    found = by_census(before, after, seen, trimmed=False)
+    assert known(found) == {"malloc_live": 2 * MIB, "free_heap": 5 * MIB}
+    assert found[A.TRIMMABLE] is found[A.PINNED] is None
+
+
+def test_a_census_at_the_baseline_says_what_was_trimmable_where_nobody_trimmed() -> None:
+    before, after = snapshot(heap_region(4 * MIB)), snapshot(heap_region(4 * MIB))
+    then = census(main_heap(4 * MIB, live=2 * MIB, trimmable=2 * MIB))
+    now = census(main_heap(4 * MIB, live=3 * MIB, trimmable=MIB))
+    assert known(by_census(before, after, now, then, trimmed=False)) == {"malloc_live": MIB, "trimmable": -MIB}

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_rssguard.model import Account, Census, Heap, Kind, Piece, Pools
 from pytest_rssguard.owners import UNKNOWN, owned
-from pytest_rssguard.portrait import Portrait, lines, notes, to_json
+from pytest_rssguard.portrait import Portrait, lines, notes, to_json, with_private
 from tests.builders import BASE, KIB, MIB, region, snapshot
 
 LIBRARY = 0x7F00_0000_0000
@@ -128,3 +128,26 @@ def test_what_others_took_of_the_heap_is_noted() -> None:
 
 def test_a_quick_counter_that_is_off_is_noted() -> None:
     assert any("ps shows" in note for note in notes(replace(PORTRAIT, ps_rss=SNAPSHOT.rss - 2 * MIB)))
+
+
+def test_libraries_with_allocators_of_their_own_are_named() -> None:
+    assert "in mapped: libarrow (jemalloc), x" in "\n".join(notes(with_private(PORTRAIT, ("libarrow (jemalloc)", "x"))))
+
+
+def test_stacks_that_are_guessed_are_noted() -> None:
+    guessed = replace(PORTRAIT, snapshot=replace(SNAPSHOT, all_stacks_known=False))
+    assert any("not every thread's stack pointer" in note for note in notes(guessed))
+
+
+def test_arenas_beyond_the_fifth_share_a_line() -> None:
+    many = tuple(replace(OTHER, start=THREAD + n * 64 * MIB, end=THREAD + n * 64 * MIB + MIB, arena=n + 2) for n in range(7))
+    (line,) = (line for line in lines(replace(PORTRAIT, census=replace(CENSUS, heaps=(MAIN, *many)))) if "others" in line)
+    assert line.startswith("3 others")
+
+
+def test_without_large_blocks_or_pinned_pages_there_are_no_lines_for_them() -> None:
+    plain = replace(CENSUS, heaps=(replace(MAIN, pinned=0), OTHER), chunks=0)
+    shown = "\n".join(lines(replace(PORTRAIT, census=plain)))
+    assert "malloc_trim(0) would give back" in shown
+    assert "large blocks  " not in shown
+    assert "pinned by" not in shown

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from pytest_rssguard.errors import UnreadableError
 from pytest_rssguard.model import Region
-from pytest_rssguard.smaps import parse_rollup, parse_smaps, parse_stack_pointer, parse_statm, parse_thread_count
+from pytest_rssguard.smaps import (
+    parse_rollup,
+    parse_smaps,
+    parse_stack_pointer,
+    parse_statm,
+    parse_thread_count,
+    parse_thread_state,
+)
 from tests.builders import MIB, PAGE, region, smaps
 
 
@@ -230,3 +237,20 @@ def test_the_thread_count_is_found_behind_any_name() -> None:
 def test_a_stat_without_thread_count_is_refused(text: bytes) -> None:
     with pytest.raises(UnreadableError, match="stat: no thread count"):
         parse_thread_count(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"Name:\tx\nState:\tS (sleeping)\nvoluntary_ctxt_switches:\t40\nnonvoluntary_ctxt_switches:\t2\n", ("S", 42)),
+        (b"State:\t\nvoluntary_ctxt_switches:\tmany\n", ("R", 0)),
+        (b"", ("R", 0)),
+    ],
+)
+def test_a_thread_whose_state_is_not_told_reads_as_running(text: bytes, expected: tuple[str, int]) -> None:
+    assert parse_thread_state(text) == expected
+
+
+def test_a_line_without_end_is_refused_before_it_is_held() -> None:
+    with pytest.raises(UnreadableError, match="a line of more than"):
+        parsed(b"x" * (1 << 20))

@@ -58,3 +58,36 @@ def test_an_address_or_a_count_is_no_key() -> None:
 
 def test_no_heap_has_no_key() -> None:
     assert learn(memory(HeapBuilder().live(48).ends_with_top()), []) is None
+
+
+def test_an_arena_without_a_heap_tells_nothing_of_the_others() -> None:
+    heap = HeapBuilder(key=RANDOM).live(656).tcache(48).ends_with_top()
+    (chunk,) = (chunk.start for chunk in heap.chunks if chunk.size == 48)
+    found = memory(heap, (BASE + 16 + 128, chunk + 16), ending(chunk))
+    state = ArenaState(bins=0, top=0, fastbins=(), next=0, system_mem=0, end=0)
+    assert learn(found, [Arena(state=state, heaps=(), main=False), arena(heap)]) == RANDOM
+
+
+def test_a_block_whose_next_one_is_no_block_of_the_heap_is_not_believed() -> None:
+    heap = HeapBuilder(key=RANDOM).live(656).tcache(48).ends_with_top()
+    (chunk,) = (chunk.start for chunk in heap.chunks if chunk.size == 48)
+    assert learn(memory(heap, (BASE + 16 + 128, chunk + 16), (chunk + 16, 1 << 40)), [arena(heap)]) is None
+
+
+def test_lists_are_looked_for_as_far_as_the_heap_can_be_read() -> None:
+    heap = HeapBuilder(key=RANDOM).live(4096).live(4096).tcache(48).ends_with_top()
+    (chunk,) = (chunk.start for chunk in heap.chunks if chunk.size == 48)
+    whole = memory(heap, ending(chunk))
+    assert learn(whole, [arena(heap)]) == RANDOM
+    whole.absent = frozenset({1})  # the header of the second block
+    assert learn(whole, [arena(heap)]) is None
+    broken = memory(heap, ending(chunk), (heap.chunks[1].start + 8, 3))
+    assert learn(broken, [arena(heap)]) is None
+
+
+def test_a_header_that_ends_on_a_page_that_is_not_here_ends_the_search() -> None:
+    heap = HeapBuilder(key=RANDOM).live(4080).tcache(48).ends_with_top()
+    (chunk,) = (chunk.start for chunk in heap.chunks if chunk.size == 48)
+    found = memory(heap, ending(chunk))
+    found.absent = frozenset({1})
+    assert learn(found, [arena(heap)]) is None
