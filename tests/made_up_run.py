@@ -16,7 +16,7 @@ ENVIRONMENT: Final = {
     "page_size": 4096, "thp": "madvise", "allocators": ["pymalloc", "glibc"],
     "capabilities": {"smaps": True, "census": True, "malloc_stats": True},
 }  # fmt: skip
-GOLDEN: Final = Path(__file__).parent / "golden"
+GOLDEN: Final = Path(__file__).parent / "core" / "golden"
 _FAILING: Final = (
     "leaked_malloc",
     "retained_pinned",

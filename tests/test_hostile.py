@@ -20,7 +20,7 @@ from pytest_rssguard.model import Census, Region
 from pytest_rssguard.portrait import Portrait, lines, to_json
 from pytest_rssguard.smaps import parse_smaps
 from tests.builders import BASE, KIB, MIB, PAGE, HeapBuilder, PoolBuilder, region, snapshot
-from tests.test_arenas import state_words
+from tests.core.test_arenas import state_words
 
 LIBC: Final = 0x7F00_0000_0000
 POOLS: Final = 0x7E00_0000_0000

@@ -1,4 +1,4 @@
-"""The text is the product: whole texts in tests/golden/, rewritten when RSSGUARD_FIX_GOLDEN=1 is set, and read by eye then."""
+"""The text is the product: whole texts in tests/core/golden/, rewritten when RSSGUARD_FIX_GOLDEN=1 is set, then read by eye."""
 
 from __future__ import annotations
 

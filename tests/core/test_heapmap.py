@@ -14,7 +14,7 @@ from pytest_rssguard.heapwalk import walk
 from pytest_rssguard.model import Census, Heap, Memory
 from pytest_rssguard.record import HeapMap, from_json
 from tests.builders import BASE, PAGE, FakeMemory, HeapBuilder, record
-from tests.test_heapwalk import heaps
+from tests.core.test_heapwalk import heaps
 
 
 class Everything:

@@ -1,4 +1,4 @@
-"""The gate's texts: whole ones in tests/golden/gate/, rewritten when RSSGUARD_FIX_GOLDEN=1 is set, and read by eye then."""
+"""The gate's texts: whole ones in tests/core/golden/gate/, rewritten when RSSGUARD_FIX_GOLDEN=1 is set, then read by eye."""
 
 from __future__ import annotations
 
