@@ -121,7 +121,10 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MallocStats:
-    """The fields of mallinfo2(3) that are used, in bytes; `tcache` is that of the calling thread, None where unknown."""
+    """The fields of mallinfo2(3) that are used: bytes, and numbers of mmapped (hblks) and of free chunks (ordblks).
+
+    `tcache`: bytes in the cache of the calling thread, None where unknown.
+    """
 
     arena: int
     hblks: int
@@ -129,6 +132,7 @@ class MallocStats:
     fsmblks: int
     uordblks: int
     fordblks: int
+    ordblks: int = 0
     tcache: int | None = None
 
 

@@ -18,6 +18,7 @@ from pytest_rssguard.model import Account, Census, Kind, MallocStats, Piece, Reg
 
 #: A pymalloc arena: Objects/obmalloc.c, ARENA_SIZE, 3.10 and later.
 _ARENA: Final = 1 << 20
+_PAGE: Final = 4096
 #: What the tcaches of one thread can hold at most: 7 chunks in each of 64 classes (16 from glibc 2.43: 536 KiB).
 TCACHE_MOST: Final = 7 * sum(range(32, 1041, 16))
 
@@ -153,13 +154,17 @@ def _pinned_at_least(before: Snapshot, after: Snapshot, pinned: int) -> int:
     """Return how much was at least pinned before, if `pinned` bytes are now.
 
     The baseline trim had released every wholly free page, so freed memory comes to be pinned only where the body freed
-    something (the bins hold more), or where it put new live blocks: at worst one of 32 bytes on each page. Without this
-    bound, live memory that is first written by the body would read as freed in a process that has much pinned memory.
+    something (the bins hold more), or where it put new live blocks into free ranges: at worst one of 32 bytes on each
+    page. Both are differences, which other threads and what the body frees elsewhere can hide; but a page is pinned at
+    an end of a free range, so where ranges were split there are more free chunks, with two such pages each. Without
+    this bound, live memory that is first written by the body would read as freed in a process that has much pinned.
     """
     if before.malloc is None or after.malloc is None:
         return 0
     freed = max(0, after.malloc.fordblks - before.malloc.fordblks)
-    return max(0, pinned - freed - 128 * max(0, malloc_in_use(after) - malloc_in_use(before)))
+    placed = 128 * max(0, malloc_in_use(after) - malloc_in_use(before))
+    split = 2 * _PAGE * max(0, after.malloc.ordblks - before.malloc.ordblks)
+    return max(0, pinned - freed - max(placed, split))
 
 
 def _holds_one(heap: int, arenas: list[int]) -> bool:

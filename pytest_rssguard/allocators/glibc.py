@@ -52,7 +52,8 @@ def parse_mallinfo(words: memoryview) -> MallocStats:
     tcache = words[len(_FIELDS)]
     return MallocStats(
         arena=fields["arena"], hblks=fields["hblks"], hblkhd=fields["hblkhd"], fsmblks=fields["fsmblks"],
-        uordblks=fields["uordblks"], fordblks=fields["fordblks"], tcache=None if tcache == _UNKNOWN else tcache,
+        uordblks=fields["uordblks"], fordblks=fields["fordblks"], ordblks=fields["ordblks"],
+        tcache=None if tcache == _UNKNOWN else tcache,
     )  # fmt: skip
 
 
@@ -178,7 +179,7 @@ class Glibc:
         info = self._mallinfo2()
         return MallocStats(
             arena=info.arena, hblks=info.hblks, hblkhd=info.hblkhd, fsmblks=info.fsmblks, uordblks=info.uordblks,
-            fordblks=info.fordblks,
+            fordblks=info.fordblks, ordblks=info.ordblks,
         )  # fmt: skip
 
     def purge(self) -> None:

@@ -497,6 +497,14 @@ def test_memory_pinned_now_that_the_body_did_not_free_was_pinned_before() -> Non
     assert known(found) == {"malloc_live": 3 * MIB}
 
 
+def test_holes_that_the_body_split_are_pinned_since_whatever_else_was_freed_meanwhile() -> None:
+    stats = malloc_stats(uordblks=6 * MIB, fordblks=9 * MIB, ordblks=20)
+    before = snapshot(heap_region(15 * MIB, rss=6 * MIB), malloc=stats)
+    after = snapshot(heap_region(15 * MIB), malloc=replace(stats, uordblks=stats.uordblks - PAGE, ordblks=3020))
+    found = by_census(before, after, census(main_heap(15 * MIB, live=6 * MIB - PAGE, pinned=9 * MIB + PAGE)))
+    assert known(found) == {"malloc_live": -PAGE, "pinned": 9 * MIB + PAGE}
+
+
 # --- the books always close -------------------------------------------------------------------------------------
 
 
