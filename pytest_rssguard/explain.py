@@ -143,10 +143,11 @@ def _meaning(result: Result) -> str:
         }.get(verdict.why, "RSS grew, and neither live nor freed memory accounts for it.")
     if verdict.outcome is Outcome.UNMEASURABLE:
         if verdict.why == "private allocator":
-            names = ", ".join(result.private_allocators)
+            names = " and ".join(result.private_allocators)
+            manage = "manages memory of its own" if len(result.private_allocators) == 1 else "manage memory of their own"
             mapped = format_size(result.accounts[Account.MAPPED] or 0)
             return (
-                f"CANNOT TELL: {mapped} more are mapped, and {names} manages memory of its own, where what is "
+                f"CANNOT TELL: {mapped} more are mapped, and {names} {manage}, where what is "
                 "freed and what is leaked look the same. To tell it apart: ask that library for its live bytes (for "
                 "pyarrow: pyarrow.total_allocated_bytes()), or use the system allocator for the test (for pyarrow: "
                 "ARROW_DEFAULT_MEMORY_POOL=system)."

@@ -21,7 +21,7 @@ _MESSAGES: Final = (
 
 
 def find_private_allocators(regions: Iterable[Region], *, interpreter_uses_mimalloc: bool) -> Iterator[str]:
-    """Yield "library (allocator)" for each mapped library with an allocator of its own.
+    """Yield "library (allocator, …)" for each mapped library with an allocator of its own.
 
     CPython 3.13 and later contain mimalloc, in use or not: `interpreter_uses_mimalloc` says which.
     """
@@ -33,9 +33,9 @@ def find_private_allocators(regions: Iterable[Region], *, interpreter_uses_mimal
         seen.add(path)
         name = path.rsplit("/", 1)[-1]
         of_python = path == sys.executable or name.startswith(("python", "libpython"))
-        for allocator in _allocators_in(path):
-            if not (of_python and allocator == "mimalloc" and not interpreter_uses_mimalloc):
-                yield f"{name} ({allocator})"
+        unused = "mimalloc" if of_python and not interpreter_uses_mimalloc else ""
+        if found := [allocator for allocator in _allocators_in(path) if allocator != unused]:
+            yield f"{name} ({', '.join(found)})"
 
 
 def _allocators_in(path: str) -> Iterator[str]:

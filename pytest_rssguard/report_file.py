@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pytest_rssguard.errors import UnreadableError, UnreadableReportError
 from pytest_rssguard.json_values import array, integer, mapping, parse_object, shallow
@@ -14,6 +14,7 @@ from pytest_rssguard.record import SCHEMA, Record, from_json
 #: A report of 100,000 tests has some 150 MiB.
 LARGEST_FILE: Final = 256 << 20
 _LEVELS: Final = 4
+_Parsed = TypeVar("_Parsed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,11 @@ def parse_report(text: str | bytes) -> Run:
 
 def read_report(path: Path) -> Run:
     """Return the run in the file `path`. Raises UnreadableReportError with one line that names the file."""
+    return read_with(parse_report, path)
+
+
+def read_with(parse: Callable[[bytes], _Parsed], path: Path) -> _Parsed:
+    """Return what `parse` makes of the file `path`. Raises UnreadableReportError with one line that names the file."""
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
@@ -50,7 +56,7 @@ def read_report(path: Path) -> Run:
     if len(data) > LARGEST_FILE:
         raise UnreadableReportError(f"{path}: larger than {LARGEST_FILE >> 20} MiB, no report of ours is")
     try:
-        return parse_report(data)
+        return parse(data)
     except UnreadableReportError as error:
         raise UnreadableReportError(f"{path}: {error}") from None
 
