@@ -26,7 +26,7 @@ from typing import Final
 
 GOAL: Final = 0.01
 HEAVY: Final = ("ctypes", "psutil")
-_OUT: Final = ("-p", "no:rssguard")
+OUT: Final = ("-p", "no:rssguard")
 _IMPORT: Final = """
 import sys, pytest
 before = set(sys.modules)
@@ -50,13 +50,15 @@ class Cost:
     cpu: float
 
 
-def _command(folder: Path, *more: str) -> list[str]:
+def command(folder: Path, *more: str) -> list[str]:
+    """Return how pytest is started on the tests in `folder`."""
     # other plugins that are installed here only add noise, on both sides
     quiet = ("-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:hypothesispytest")
     return [sys.executable, "-m", "pytest", *quiet, "-c", os.devnull, "--rootdir", str(folder), *more, str(folder)]
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment for it: what is compiled is kept in `folder`."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPYCACHEPREFIX": str(folder / "compiled"), "PYTHONHASHSEED": "0"}
 
@@ -69,7 +71,7 @@ def _cpu() -> float:
 def run(folder: Path, *more: str) -> Cost:
     """Run pytest once."""
     cpu, started = _cpu(), time.perf_counter()
-    subprocess.run(_command(folder, *more), check=True, stdout=subprocess.DEVNULL, cwd=folder, env=_environment(folder))
+    subprocess.run(command(folder, *more), check=True, stdout=subprocess.DEVNULL, cwd=folder, env=environment(folder))
     return Cost(wall=time.perf_counter() - started, cpu=_cpu() - cpu)
 
 
@@ -77,7 +79,7 @@ def count_instructions(folder: Path, *more: str) -> int:
     """Count the instructions of one run of pytest, system calls left out."""
     tool = ("valgrind", "--tool=callgrind", f"--callgrind-out-file={os.devnull}")
     done = subprocess.run(
-        [*tool, *_command(folder, *more)], check=True, capture_output=True, text=True, cwd=folder, env=_environment(folder)
+        [*tool, *command(folder, *more)], check=True, capture_output=True, text=True, cwd=folder, env=environment(folder)
     )
     found = re.search(r"Collected : (\d+)", done.stderr)
     if found is None:
@@ -85,11 +87,12 @@ def count_instructions(folder: Path, *more: str) -> int:
     return int(found[1])
 
 
-def _write_tests(folder: Path, tests: int) -> None:
+def write_tests(folder: Path, tests: int) -> None:
+    """Write that many trivial tests, and run them once each way."""
     text = "".join(f"def test_{number}():\n    pass\n\n" for number in range(tests))
     Path(folder, "test_trivial.py").write_text(text, encoding="utf-8")
     run(folder)  # compiles everything
-    run(folder, *_OUT)
+    run(folder, *OUT)
 
 
 def instructions(tests: int) -> bool:
@@ -100,8 +103,8 @@ def instructions(tests: int) -> bool:
     for number in (1, tests):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            _write_tests(folder, number)
-            base = count_instructions(folder, *_OUT)
+            write_tests(folder, number)
+            base = count_instructions(folder, *OUT)
             added[number] = count_instructions(folder) - base
     share = added[tests] / base
     each = (added[tests] - added[1]) / (tests - 1)
@@ -116,17 +119,17 @@ def overhead(pairs: int, tests: int, *, control: bool) -> bool:
     """Time the pairs and print them; return whether the goal is met. `control`: the same command on both sides."""
     without: list[Cost] = []
     having: list[Cost] = []
-    more = _OUT if control else ()
+    more = OUT if control else ()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _write_tests(folder, tests)
+        write_tests(folder, tests)
         for number in range(pairs):
             if number % 2:
-                without.append(run(folder, *_OUT))
+                without.append(run(folder, *OUT))
                 having.append(run(folder, *more))
             else:
                 having.append(run(folder, *more))
-                without.append(run(folder, *_OUT))
+                without.append(run(folder, *OUT))
     title = "control: without the plugin on both sides" if control else "plugin installed, no test guarded"
     print(f"{title}, {tests:,} trivial tests, {pairs} pairs")
     share = 0.0
@@ -158,7 +161,7 @@ def imports_nothing_heavy() -> bool:
         folder = Path(name)
         Path(folder, "conftest.py").write_text(_AT_END, encoding="utf-8")
         Path(folder, "test_one.py").write_text("def test_one():\n    pass\n", encoding="utf-8")
-        ran = subprocess.run(_command(folder), check=True, capture_output=True, text=True, cwd=folder)
+        ran = subprocess.run(command(folder), check=True, capture_output=True, text=True, cwd=folder)
     installed, modules = ran.stderr.splitlines()[-2:]
     if installed != "installed True":
         raise SystemExit("the plugin is not installed for this interpreter")
