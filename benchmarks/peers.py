@@ -93,12 +93,12 @@ def _children_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def time_suite(python: Path, title: str, file: str, tools: Sequence[str], repeats: int) -> None:
+def time_suite(python: Path, title: str, file: str, tools: Sequence[str], repeats: int, **environment: str) -> None:
     """Print wall times beside plain pytest, in turns, so that a slow minute of the machine hits all."""
     runs: dict[str, list[Run]] = {tool: [] for tool in tools}
     for _ in range(repeats):
         for tool in tools:
-            runs[tool].append(run(python, tool, file))
+            runs[tool].append(run(python, tool, file, **environment))
     print(
         f"\n{title}, median of {repeats} (least to most)\n\n"
         "| tool | seconds | CPU seconds | x plain, wall | x plain, CPU | not passed |\n|---|---|---|---|---|---|"
@@ -209,7 +209,11 @@ def main() -> None:
     if "a" in given.parts:
         time_suite(python, "(a) 2,000 trivial tests", "trivial.py", list(TOOLS)[:-1], given.repeats)
     if "b" in given.parts:
-        time_suite(python, "(b) 20 tests that allocate 100,000 objects each", "heavy.py", list(TOOLS)[:-1], given.repeats)
+        for tests, objects in ((20, 100_000), (5, 4_000_000)):
+            time_suite(
+                python, f"(b) {tests} tests that allocate {objects:,} objects each", "heavy.py", list(TOOLS)[:-1],
+                given.repeats, PEERS_TESTS=str(tests), PEERS_OBJECTS=str(objects),
+            )  # fmt: skip
     if "c" in given.parts:
         time_verdicts(python, given.repeats)
     if "e" in given.parts:

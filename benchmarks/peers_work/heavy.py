@@ -1,10 +1,15 @@
-"""(b) Tests that allocate much and keep nothing."""
+"""(b) Tests that allocate much and keep nothing: many short ones, or a few long ones."""
+
+import os
 
 import pytest
 
+TESTS, OBJECTS = int(os.environ.get("PEERS_TESTS", "20")), int(os.environ.get("PEERS_OBJECTS", "100000"))
 
-@pytest.mark.parametrize("number", range(20))
+
+@pytest.mark.parametrize("number", range(TESTS))
 def test_heavy(number: int) -> None:
-    """Make 100,000 objects, and large blocks."""
-    assert len([(number, str(each)) for each in range(50_000)]) == 50_000
-    assert sum(len(bytearray(2_000)) for _ in range(50_000)) == 100_000_000
+    """Make so many objects, half of them strings that live together, half of them blocks of 2,000 B."""
+    half = OBJECTS // 2
+    assert len([(number, str(each)) for each in range(half)]) == half
+    assert sum(len(bytearray(2_000)) for _ in range(half)) == 2_000 * half
