@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+    from _pytest.nodes import Node
 
     from pytest_rssguard.settings import Settings
 
@@ -73,6 +74,16 @@ def add_options(parser: pytest.Parser) -> None:
         )
     for name, text in _INI:
         parser.addini(f"rssguard_{name}", text, type="string", default=None)
+
+
+def is_marked(node: Node | None) -> bool:
+    """Whether `node` or one above it has our marker: get_closest_marker's answer at a tenth of its price."""
+    while node is not None:
+        for mark in node.own_markers:
+            if mark.name == "rss_returns":
+                return True
+        node = node.parent
+    return False
 
 
 def _dest(name: str) -> str:

@@ -1,7 +1,7 @@
 """The pytest plugin: hooks only. Imported in every pytest run, so everything heavier comes when a test is guarded.
 
 That includes the measuring hook: `Runner` has it, and is registered once there is something to measure. A run in which
-nothing is guarded pays one look at the markers of each test, by `_marked` (benchmarks/installed.py).
+nothing is guarded pays one look at the markers of each test, by `is_marked` (benchmarks/installed.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_rssguard.options import MARKER, SETTINGS, add_options, reject_later, runs_tests, wants_all, wants_gate, wants_report
+from pytest_rssguard.options import (
+    MARKER,
+    SETTINGS,
+    add_options,
+    is_marked,
+    reject_later,
+    runs_tests,
+    wants_all,
+    wants_gate,
+    wants_report,
+)
 
 if TYPE_CHECKING:
-    from _pytest.nodes import Node
-
     from pytest_rssguard.api import Blocks
     from pytest_rssguard.runner import Runner
     from pytest_rssguard.session import Session
@@ -110,24 +118,14 @@ def _runner(config: pytest.Config) -> Runner:
     return runner
 
 
-def _marked(node: Node | None) -> bool:
-    """Whether `node` or one above it has our marker: get_closest_marker's answer at a tenth of its price."""
-    while node is not None:
-        for mark in node.own_markers:
-            if mark.name == "rss_returns":
-                return True
-        node = node.parent
-    return False
-
-
 def _marked_items(nodes: Iterable[pytest.Item | pytest.Collector]) -> Iterator[pytest.Item]:
     """Pick the marked items. Siblings follow each other, so that what is above them is looked at once."""
     parent, inherited = None, False
     for node in nodes:
         if node.parent is not parent:
             parent = node.parent
-            inherited = _marked(parent)
-        if isinstance(node, pytest.Item) and (inherited or (node.own_markers and _marked(node))):
+            inherited = is_marked(parent)
+        if isinstance(node, pytest.Item) and (inherited or (node.own_markers and is_marked(node))):
             yield node
 
 
@@ -158,7 +156,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Validate a marker that was added after collection, by a fixture too."""
-    if _marked(item):
+    if is_marked(item):
         _runner(item.config).check(item)
 
 

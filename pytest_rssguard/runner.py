@@ -19,6 +19,7 @@ from pytest_rssguard.calibration import call_bias
 from pytest_rssguard.errors import RssGuardError
 from pytest_rssguard.guard import Guard
 from pytest_rssguard.model import Outcome
+from pytest_rssguard.options import is_marked
 from pytest_rssguard.repetition import why_not_repeatable
 from pytest_rssguard.result import Result
 from pytest_rssguard.session import Session
@@ -49,7 +50,7 @@ class Runner:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Measure the body of a guarded test, or of every test where that is asked for."""
-        if item.get_closest_marker("rss_returns") is not None:
+        if is_marked(item):
             return (yield from self.call(item))
         return (yield from self.call_unmarked(item))
 
@@ -114,7 +115,7 @@ class Runner:
 
     def _watched(self, item: pytest.Item, watch: Watch) -> Generator[None, object, object]:
         session, settings = self._session, self._session.base
-        limit, judged = settings.limit, session.judge_all
+        limit, judged = session.limit, session.judge_all
         begun = watch.begin(limit)
         if begun is None:
             return (yield from self._once(item, settings, judged=judged))

@@ -43,6 +43,7 @@ class Session:
     def __init__(self, config: pytest.Config) -> None:
         try:
             self.base = base_settings(config)
+            self.limit = self.base.limit  # worked out once: it is asked for twice a test under --rssguard-all
             self._unmeasurable = unmeasurable_policy(config)
         except SettingError as error:
             raise pytest.UsageError(str(error)) from None
@@ -166,7 +167,7 @@ class Session:
         """Put on `item` that a cheap look has found nothing over the tolerance."""
         path, line, _ = item.location
         text = brief(
-            nodeid=item.nodeid, tolerance=self.base.limit.tolerance, before=begun.rss, after=ended.rss,
+            nodeid=item.nodeid, tolerance=self.limit.tolerance, before=begun.rss, after=ended.rss,
             live=ended.live - begun.live, nanoseconds=ended.at - begun.at, judged=judged, worker=self._worker,
             file=path, line=line,
         )  # fmt: skip

@@ -254,6 +254,17 @@ def test_a_brief_record_reads_back_as_a_whole_one_whose_accounts_close() -> None
     assert found.seconds == 2.0
 
 
+@given(
+    nodeid=st.text(), file=st.text(), worker=st.none() | st.text(), judged=st.booleans(), line=st.none() | st.integers(0, 99)
+)
+def test_a_brief_record_carries_any_name(nodeid: str, file: str, worker: str | None, judged: bool, line: int | None) -> None:
+    text = brief(
+        nodeid=nodeid, tolerance=1, before=2, after=3, live=-4, nanoseconds=5, judged=judged, worker=worker, file=file,
+        line=line,
+    )  # fmt: skip
+    assert json.loads(text) == {"brief": [nodeid, 1, 2, 3, -4, 5, judged, worker, file, line]}
+
+
 @pytest.mark.parametrize("values", ["[]", '"text"', '["t", 1, 2, 3, 4, true, true, null, "f", 0]'])
 def test_a_damaged_brief_record_is_refused(values: str) -> None:
     with pytest.raises(UnreadableError, match="no brief record"):
