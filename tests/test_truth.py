@@ -23,17 +23,15 @@ def findings(*arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def check_books(found: dict[str, Any], *, apart: int = PAGE) -> None:
-    """`apart`: bytes by which malloc_trim may give back more or less than was predicted, beside 1 %.
-
-    One page, since a result made between census and trim may take a free one.
-    """
+def check_books(found: dict[str, Any]) -> None:
+    # predicted and observed: 1 %, and 4 pages, since results made between census and trim may take a free page each (up to
+    # 3 were seen where holes are many, of some 0.5 MiB that trim could give back at all)
     accounts = found["accounts"]
     assert sum(size or 0 for size in accounts.values()) == found["growth"], found
     assert abs(accounts["unexplained"]) <= abs(found["growth"]) // 100 + 256 * 1024, found
     assert not found["problems"], found
     if found["predicted"] is not None:
-        assert abs(found["predicted"] - found["observed"]) <= found["predicted"] / 100 + apart, found
+        assert abs(found["predicted"] - found["observed"]) <= found["predicted"] / 100 + 4 * PAGE, found
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -53,7 +51,7 @@ def test_alone_each_pattern_gets_its_verdict_and_its_account(name: str) -> None:
 def test_together_in_any_order_the_verdicts_are_the_same(seed: int) -> None:
     for found in findings("--shuffle", str(seed)):
         case = CASES[found["case"]]
-        check_books(found, apart=4 * PAGE)  # where holes are many: up to 3 were seen
+        check_books(found)
         if case.outcome == "retained" and found["outcome"] == "returned":
             assert found["growth_untrimmed"] <= 4 << 20, found  # the body refilled what earlier cases had left free
             assert found["growth"] <= 4 << 20 or found["growth_untrimmed"] < found["growth"], found
