@@ -14,11 +14,11 @@ from typing import Final
 from pytest_rssguard.arenas import HEAP_MAX
 from pytest_rssguard.classes import Classes, classify
 from pytest_rssguard.growth import malloc_in_use
+from pytest_rssguard.heapwalk import PAGE
 from pytest_rssguard.model import Account, Census, Kind, MallocStats, Piece, Region, Snapshot
 
 #: A pymalloc arena: Objects/obmalloc.c, ARENA_SIZE, 3.10 and later.
 _ARENA: Final = 1 << 20
-_PAGE: Final = 4096
 #: What the tcaches of one thread can hold at most: 7 chunks in each of 64 classes (16 from glibc 2.43: 536 KiB).
 TCACHE_MOST: Final = 7 * sum(range(32, 1041, 16))
 
@@ -163,7 +163,7 @@ def _pinned_at_least(before: Snapshot, after: Snapshot, pinned: int) -> int:
         return 0
     freed = max(0, after.malloc.fordblks - before.malloc.fordblks)
     placed = 128 * max(0, malloc_in_use(after) - malloc_in_use(before))
-    split = 2 * _PAGE * max(0, after.malloc.ordblks - before.malloc.ordblks)
+    split = 2 * PAGE * max(0, after.malloc.ordblks - before.malloc.ordblks)
     return max(0, pinned - freed - max(placed, split))
 
 

@@ -21,6 +21,6 @@ def test_sorting_free_chunks_takes_and_gives_nothing() -> None:
     after = glibc.quick_stats()
     for block in blocks[1::2]:
         free(block)
-    assert before.fordblks > CHUNKS // 2 * 1056
+    assert before.ordblks > 50_000  # else nothing was sorted
     # fast chunks are merged into others on the way: free before, free afterwards
     assert (after.arena, after.uordblks, after.fordblks) == (before.arena, before.uordblks, before.fordblks)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pytest_rssguard.model import Account
+from tests.builders import PAGE
 from tests.truth_cases import CASES
 
-PAGE = 4096
 SCRIPT = Path(__file__).with_name("truth_cases.py")
 
 

@@ -190,7 +190,8 @@ class Glibc:
         """Have malloc sort its freed chunks into bins now, where they are many: it does at the next requests anyhow.
 
         Beside a frozen copy each page that this writes to is copied: 250,000 of them, 3 s, for 500,000 freed chunks. A
-        request sorts 10,000 chunks at most (MAX_ITERS of _int_malloc, malloc.c, glibc 2.36).
+        request sorts 10,000 chunks at most (MAX_ITERS of _int_malloc, malloc.c, glibc 2.36), and one over 1,000 bytes also
+        merges what lies in fastbins, as malloc_trim does.
         """
         chunks = self._mallinfo2().ordblks
         if chunks > _MANY_FREE:
