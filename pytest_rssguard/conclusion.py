@@ -68,7 +68,7 @@ def conclude(readings: Readings, limit: Limit, knowledge: Knowledge) -> Conclusi
     if new.mappings and old.mappings:
         before, after = classify(old), classify(new)
         mapped = mapped_growth(old, new, before, after)
-        room = (old.malloc.arena if old.malloc else 0) - before.heap - before.thread_heaps
+        room = (old.malloc.arena + old.malloc.cut if old.malloc else 0) - before.heap - before.thread_heaps
         hole = max(0, min(readings.emptied, room))
         refilled = min(hole, max(0, after.heap + after.thread_heaps - before.heap - before.thread_heaps))
     known = accounts[Account.MAPPED] is not None

@@ -23,6 +23,7 @@ from pytest_rssguard.probe import LinuxProbe
 from pytest_rssguard.result import Released, Result
 from pytest_rssguard.slot import Slot
 from pytest_rssguard.span import Held, Plan, Span
+from pytest_rssguard.trims import Trims
 
 #: Below this tolerance a young collection is not enough: it leaves some 150 B more than a full one.
 _FINE: Final = 64 << 10
@@ -50,8 +51,7 @@ class Guard:
         self.probe = probe or LinuxProbe()
         self._spare: list[tuple[Slot, Slot]] = []
         self._open: list[Span] = []
-        #: All that our own trims have given back, in bytes: no more than that of the heaps' holes is our doing.
-        self.emptied = 0
+        self.trims = Trims(self.probe)
         self.blind = self.probe.why_not
         if not self.blind and sys.implementation.name != "cpython":
             self.blind = f"{sys.implementation.name}: its memory manager is not known here"
@@ -109,6 +109,7 @@ class Guard:
                 span.then = self._census.take().slim()
             span.before.finished = 0
             self._settle(span.before, thorough=True, fine=limit.tolerance < _FINE, trim=plan.purge)
+            span.emptied, span.trimmed = self.trims.emptied, self.trims.total
             span.before.finished = time.perf_counter_ns()
             probe.read(span.before)
         except (OSError, UnreadableError) as error:
@@ -292,7 +293,7 @@ class Guard:
             collect_young(alone=alone)
         slot.rss_collected = self.probe.rss()
         if trim and self.probe.malloc.active:
-            self.probe.malloc.purge()
+            self.trims.trim()
 
     def knowledge(self) -> Knowledge:
         """Return what the allocators of this process can tell."""
@@ -305,13 +306,12 @@ class Guard:
         )  # fmt: skip
 
     def _result(self, span: Span, first: Slot, slot: Slot, old: Snapshot, new: Snapshot, taken: Census | None) -> Result:
-        self.emptied += max(0, first.rss_collected - old.rss)
         readings = Readings(
-            old=old, new=new, taken=taken, then=span.then, trimmed=span.plan.purge, emptied=self.emptied
+            old=old, new=new, taken=taken, then=span.then, trimmed=span.plan.purge, emptied=span.emptied
         )  # fmt: skip
         found = conclude(readings, span.limit, self.knowledge())
-        if span.plan.trim:
-            self.emptied += max(0, slot.rss_collected - new.rss)
+        if new.mappings:
+            self.trims.bound(found.hole, total=span.trimmed)
         released = None
         at_once, collected = slot.rss_at_once - new.own, slot.rss_at_once - slot.rss_collected
         seconds = (slot.finished - first.finished) / 1e9
@@ -345,10 +345,9 @@ class Guard:
         `judged`: what the heaps had resident at the judged reading, in bytes. Compared with that, and the heaps alone: what
         our own decoding has taken from malloc since is free again, and goes back as well. `slot` is read into.
         """
-        self.probe.malloc.purge()
+        self.trims.trim()
         self.probe.read(slot)
         observed = judged - self._heaps(self.probe.decode(slot), taken)
-        self.emptied += max(0, observed)
         return Released(predicted=sum(heap.trimmable for heap in taken.heaps), observed=max(0, observed))
 
     def _broken_result(self, span: Span, error: OSError | UnreadableError) -> Result:

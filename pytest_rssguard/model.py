@@ -123,7 +123,8 @@ class Region:
 class MallocStats:
     """The fields of mallinfo2(3) that are used: bytes, and numbers of mmapped (hblks) and of free chunks (ordblks).
 
-    `tcache`: bytes in the cache of the calling thread, None where unknown.
+    `tcache`: bytes in the cache of the calling thread, None where unknown. `cut`: bytes that trims of ours have cut off the
+    end of the main heap, and that it has not grown by again.
     """
 
     arena: int
@@ -134,6 +135,7 @@ class MallocStats:
     fordblks: int
     ordblks: int = 0
     tcache: int | None = None
+    cut: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ class Span:
         "after",
         "before",
         "bias",
+        "emptied",
         "limit",
         "modules",
         "now",
@@ -43,6 +44,7 @@ class Span:
         "slots",
         "then",
         "thread",
+        "trimmed",
         "why",
     )
 
@@ -57,6 +59,7 @@ class Span:
         self.own_after: int | None = None
         self.why = ""  # why this one cannot be measured
         self.own_bytes = self.rss = self.bias = 0
+        self.emptied = self.trimmed = 0  # by our trims, at the baseline: still empty at most, and ever (Trims)
         self.thread = threading.get_ident()
         self.why = why  # nothing can be said of it, or ""
 

@@ -32,7 +32,7 @@ _USUAL_BLOCK: Final = 64
 class Look:
     """What the counters said at one moment: bytes, a number of pymalloc blocks, nanoseconds.
 
-    `own`: bytes of shared memory that are the guard's own.
+    `own`: bytes of shared memory that are the guard's own. `emptied`: by trims of ours, at most (Trims).
     """
 
     size: int
@@ -42,6 +42,7 @@ class Look:
     blocks: int
     at: int
     own: int
+    emptied: int
 
 
 class Watch:
@@ -62,7 +63,7 @@ class Watch:
         size, rss = self._probe.look()
         malloc = self._probe.malloc.quick_stats()
         live, blocks, own = malloc.uordblks + malloc.hblkhd, sys.getallocatedblocks(), self._probe.own_bytes
-        return Look(size, rss, malloc, live, blocks, time.perf_counter_ns(), own)
+        return Look(size, rss, malloc, live, blocks, time.perf_counter_ns(), own, self._guard.trims.emptied)
 
     def _read(self) -> Look:
         """Take a full reading, to be what later tests began with."""
@@ -128,7 +129,8 @@ class Watch:
         """Return the baseline: counters of then, mappings of the last full reading."""
         old = self._probe.decode(self._base)
         cached = old.malloc.tcache if old.malloc else None
-        malloc = replace(begun.malloc, tcache=cached) if begun.malloc else None
+        cut = old.malloc.cut if old.malloc else 0
+        malloc = replace(begun.malloc, tcache=cached, cut=cut) if begun.malloc else None
         return replace(old, rss=begun.rss, vm_size=begun.size, malloc=malloc)
 
     def _examine(self, begun: Look, look: Look, limit: Limit, seconds: float, *, trim: bool) -> Result:
@@ -138,7 +140,7 @@ class Watch:
         collect_garbage()
         collected = look.rss - probe.rss()
         if trim:
-            probe.malloc.purge()
+            guard.trims.trim()
         probe.read(self._spare)
         last = self._look()
         own = probe.own_bytes - begun.own
@@ -150,7 +152,7 @@ class Watch:
         taken = guard.take_census(self._base) if moved else None
         old, new = self._began(begun), replace(probe.decode(self._spare), rss=counters.rss, own=own)
         readings = Readings(
-            old=old, new=new, taken=taken, trimmed=False, emptied=guard.emptied, drift=self._age(begun) if taken else 0
+            old=old, new=new, taken=taken, trimmed=False, emptied=begun.emptied, drift=self._age(begun) if taken else 0
         )  # fmt: skip
         found = conclude(readings, limit, guard.knowledge())
         self._base, self._spare = self._spare, self._base

@@ -45,6 +45,8 @@ def test_alone_each_pattern_gets_its_verdict_and_its_account(name: str) -> None:
         assert case.least <= found["accounts"][case.account.value] <= case.most, found
     if case.collected:
         assert found["collected"] > 0, found
+    if case.untrimmed:
+        assert case.untrimmed[0] <= found["growth_untrimmed"] <= case.untrimmed[1], found
 
 
 @pytest.mark.parametrize("seed", range(4))

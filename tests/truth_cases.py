@@ -257,6 +257,22 @@ def twenty_and_back() -> None:
     free(blocks(2048, 10_000))
 
 
+def twenty_at_the_end() -> None:
+    """Leave 20 MiB free at the end of the heap, where free() keeps them once it has seen a large block."""
+    raise_threshold()
+    twenty_and_back()
+
+
+def twenty_cut_off() -> None:
+    """The same, and then a measurement of ours, whose trim cuts them off."""
+    twenty_at_the_end()
+    process_guard().end(process_guard().begin(Limit(tolerance=4 * MIB)))
+
+
+def sixty_and_back() -> None:
+    free(blocks(2048, 30_000))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One pattern: what it is, what must be said of it."""
@@ -271,6 +287,8 @@ class Case:
     trim: bool = False
     masked: bool = False
     collected: bool = False
+    #: What RSS has grown by at least and at most since before our own trims, None where that is not what is tried.
+    untrimmed: tuple[int, int] | None = None
     #: Needs a process without free pools of earlier cases: not run together with others.
     alone: bool = False
 
@@ -368,6 +386,27 @@ CASES = {
     ),
     "twenty after forty": Case(prepare=forty_left_free, body=twenty_and_back, outcome="returned"),
     "twenty alone": Case(body=twenty_and_back, outcome="returned"),
+    "twenty at the end": Case(
+        prepare=raise_threshold, body=twenty_and_back, cleanup=lower_threshold, alone=True,
+        outcome="retained", account=Account.TRIMMABLE, least=19 * MIB, most=20 * MIB, untrimmed=(19 * MIB, 20 * MIB),
+    ),
+    "twenty at the end again": Case(
+        prepare=twenty_at_the_end, body=twenty_and_back, cleanup=lower_threshold, alone=True,
+        outcome="returned", account=Account.TRIMMABLE, least=19 * MIB, most=20 * MIB, untrimmed=(-MIB, MIB),
+    ),
+    "twenty at the end, cut off earlier": Case(
+        prepare=twenty_cut_off, body=twenty_and_back, cleanup=lower_threshold, alone=True,
+        outcome="returned", account=Account.TRIMMABLE, least=19 * MIB, most=20 * MIB, untrimmed=(-MIB, MIB),
+    ),
+    "sixty where twenty were cut off": Case(
+        prepare=twenty_cut_off, body=sixty_and_back, cleanup=lower_threshold, alone=True,
+        outcome="retained", account=Account.TRIMMABLE, least=58 * MIB, most=60 * MIB, untrimmed=(38 * MIB, 41 * MIB),
+    ),
+    "leak where twenty were cut off": Case(
+        prepare=twenty_cut_off, body=lambda: blocks(2048, 8000), cleanup=lower_threshold, alone=True,
+        outcome="leaked", account=M, least=16_384_000, most=16_900_000,
+        untrimmed=(-17 * MIB // 4, -15 * MIB // 4),  # 20 MiB were there before our trim, 16 are now
+    ),
 }  # fmt: skip
 
 

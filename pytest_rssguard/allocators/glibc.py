@@ -28,8 +28,8 @@ _FIELDS: Final = (
     "fordblks",
     "keepcost",
 )
-#: Words that `read_into` writes: the ten fields of mallinfo2, and the caller's tcache (all ones where unknown).
-WORDS: Final = len(_FIELDS) + 1
+#: Words that `read_into` writes: the ten fields of mallinfo2, the caller's tcache (all ones where unknown), and `cut`.
+WORDS: Final = len(_FIELDS) + 2
 _UNKNOWN: Final = (1 << 64) - 1
 _CLASSES: Final = 64
 #: The largest count a tcache bin can have by default: 7 up to 2.42, 16 from 2.43.
@@ -49,11 +49,11 @@ class _Mallinfo2(ctypes.Structure):
 def parse_mallinfo(words: memoryview) -> MallocStats:
     """Return the statistics in the WORDS 64-bit words that `read_into` wrote."""
     fields = dict(zip(_FIELDS, words, strict=False))
-    tcache = words[len(_FIELDS)]
+    tcache, cut = words[len(_FIELDS)], words[len(_FIELDS) + 1]
     return MallocStats(
         arena=fields["arena"], hblks=fields["hblks"], hblkhd=fields["hblkhd"], fsmblks=fields["fsmblks"],
         uordblks=fields["uordblks"], fordblks=fields["fordblks"], ordblks=fields["ordblks"],
-        tcache=None if tcache == _UNKNOWN else tcache,
+        tcache=None if tcache == _UNKNOWN else tcache, cut=cut,
     )  # fmt: skip
 
 
@@ -84,6 +84,9 @@ class Glibc:
         self.key: int | None = None
         self._counts = 0  # address of the calling thread's tcache counts, 0 where not found
         self._thread = 0
+        # addresses: where the main heap would end without our trims, and where it ended after the last of them. Words: an
+        # int that is made between two readings would be a live block more
+        self._ends = memoryview(bytearray(16)).cast("Q")
         libc = ctypes.PyDLL(None)
         try:
             self._mallinfo2 = libc["mallinfo2"]
@@ -98,6 +101,9 @@ class Glibc:
             self._free.argtypes = [ctypes.c_void_p]
             self._pthread_self = libc["pthread_self"]
             self._pthread_self.restype = ctypes.c_void_p
+            self._sbrk = libc["sbrk"]
+            self._sbrk.restype = ctypes.c_size_t
+            self._sbrk.argtypes = [ctypes.c_ssize_t]
         except AttributeError:
             self.active = False
             name = f"glibc {self.version[0]}.{self.version[1]}" if self.version else "this C library"
@@ -165,6 +171,7 @@ class Glibc:
         """Write mallinfo2 and the caller's tcache bytes to WORDS 64-bit words."""
         cached = self.settle_tcache()
         words[len(_FIELDS)] = cached if cached >= 0 else _UNKNOWN
+        words[len(_FIELDS) + 1] = self.cut()
         info = self._mallinfo2()
         words.cast("B")[: ctypes.sizeof(info)] = bytes(info)
 
@@ -183,8 +190,22 @@ class Glibc:
         )  # fmt: skip
 
     def purge(self) -> None:
-        """Call malloc_trim(0). Its return value says nothing: it is 1 also when nothing was resident."""
+        """Call malloc_trim(0). Its return value says nothing: it is 1 also when nothing was resident.
+
+        What it cuts off the end of the main heap is remembered (`cut`); the ends of thread heaps it leaves (mtrim).
+        """
+        ends = self._ends
+        ends[0] = self._sbrk(0) + self.cut()
         self._trim(0)
+        ends[1] = self._sbrk(0)
+
+    def cut(self) -> int:  # hot: allocates nothing that outlives the call
+        """Return by how many bytes the main heap would end higher, had `purge` never been called: address space.
+
+        0 where it ends lower than `purge` has left it: free() has then cut off its end itself, as it would have before.
+        """
+        end = self._sbrk(0)
+        return max(0, self._ends[0] - end) if end >= self._ends[1] else 0
 
     def sort_free(self) -> None:
         """Have malloc sort its freed chunks into bins now, where they are many: it does at the next requests anyhow.
