@@ -71,6 +71,7 @@ def child(count: int, pattern: str) -> dict[str, Any]:
     census = SelfCensus(LinuxProbe())
     table = _fill(libc, count, pattern)
     found: dict[str, Any] = {"seconds": [], "walk": [], "rss": [], "malloc": [], "problems": []}
+    census.make_ready()
     found["resident"] = _rss()
     for _ in range(_TAKES):
         before, old = _rss(), mallinfo2()

@@ -14,28 +14,28 @@ import pluggy
 
 from pytest_rssguard.guard import Guard
 from pytest_rssguard.model import Account, Limit
+from pytest_rssguard.span import Plan
 
 _NAME: Final = "rssguard-calibration"
-_CALLS: Final = 4
 _spec = pluggy.HookspecMarker(_NAME)
 _impl = pluggy.HookimplMarker(_NAME)
 
 
 class _Specification:
     @_spec
-    def call(self, item: object) -> None:
+    def call(self, item: Plan) -> None:
         """Stand for pytest_runtest_call."""
 
 
 class _Body:
     @_impl
-    def call(self, item: object) -> None:
+    def call(self, item: Plan) -> None:
         """Do nothing, as the guarded body of a test that does nothing."""
 
 
 class _Outer:
     @_impl(wrapper=True)
-    def call(self, item: object) -> Generator[None, object, object]:  # noqa: ARG002 - pluggy passes it
+    def call(self, item: Plan) -> Generator[None, object, object]:  # noqa: ARG002 - pluggy passes it
         """Stand for the wrappers around ours: capture, logging."""
         return (yield)
 
@@ -46,12 +46,12 @@ class _Wrapper:
         self.found: list[int] = []
 
     @_impl(wrapper=True, trylast=True)
-    def call(self, item: object) -> Generator[None, object, object]:  # noqa: ARG002 - pluggy passes it
+    def call(self, item: Plan) -> Generator[None, object, object]:
         """Measure, from the same place in the loops as the plugin's own wrapper."""
-        return (yield from self._measured())
+        return (yield from self._measured(item))
 
-    def _measured(self) -> Generator[None, object, object]:
-        span = self.guard.begin(Limit(tolerance=1 << 40))
+    def _measured(self, plan: Plan) -> Generator[None, object, object]:
+        span = self.guard.begin(Limit(tolerance=1 << 40), plan)
         try:
             value = yield
         except BaseException:
@@ -71,6 +71,5 @@ def call_bias(guard: Guard, *, outer: int) -> int:
     wrapper = _Wrapper(guard)
     for plugin in (_Body(), wrapper, *(_Outer() for _ in range(outer))):
         manager.register(plugin)
-    for _ in range(_CALLS):
-        manager.hook.call(item=manager)
+    guard.rehearse(lambda plan: manager.hook.call(item=plan))
     return wrapper.found[-1] if wrapper.found[-1] == wrapper.found[-2] else 0

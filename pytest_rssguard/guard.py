@@ -5,9 +5,12 @@ Knows nothing of pytest. It returns values; who calls it raises, prints or fails
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +20,7 @@ from pytest_rssguard.classes import classify
 from pytest_rssguard.conclusion import Knowledge, Readings, conclude
 from pytest_rssguard.errors import UnreadableError
 from pytest_rssguard.growth import address_space_growth, allocator_growth
-from pytest_rssguard.interpreter import clear_type_cache, collect_garbage, collect_young, drop_last_exception
+from pytest_rssguard.interpreter import clear_type_cache, collect_garbage, collect_young, drop_last_exception, set_aside
 from pytest_rssguard.model import Basis, Census, Limit, Outcome, Snapshot, Verdict
 from pytest_rssguard.probe import LinuxProbe
 from pytest_rssguard.result import Released, Result
@@ -30,9 +33,6 @@ _FINE: Final = 64 << 10
 #: A round that moved less than this is decoded when all rounds are over: decoding itself takes and gives back arenas of
 #: Python's, and the next round would find 200-300 KiB less resident (measured with json bodies at tolerance 0).
 _COARSE: Final = 1 << 20
-#: A process with less resident takes a census ahead: the first one touches some 100 KiB of Python's arenas, and takes
-#: 30-100 ms here.
-_SMALL: Final = 128 << 20
 #: Module names are remembered only while their list stays well under 64 KiB (docs/design.md, "Hot and cold").
 _MOST_MODULES: Final = 4096
 #: The first and the longest pause between two looks within `within`, in seconds.
@@ -56,7 +56,7 @@ class Guard:
         if not self.blind and sys.implementation.name != "cpython":
             self.blind = f"{sys.implementation.name}: its memory manager is not known here"
         self._census: SelfCensus | None = None
-        self._warm = False
+        self._warm = self._rehearsing = False
         #: Whether censuses draw heaps page by page: a few per cent of the walk, for reports that show it.
         self.draws = False
 
@@ -69,14 +69,27 @@ class Guard:
 
     def warm_up(self) -> None:
         """Walk every path of a passing measurement, once: what first use costs then falls on no test."""
-        if self._warm:
-            return
+        if not self._warm:
+            self.rehearse(lambda plan: self.end(self.begin(Limit(tolerance=1 << 40), plan)))
+
+    def rehearse(self, measure: Callable[[Plan], object]) -> None:
+        """Let `measure` take three measurements of nothing but our own code.
+
+        Collections then need not look at the program's objects: they are set aside, where nobody notices.
+        """
         self._warm = True
         self.make_ready()
-        for trim in (True, False, False):
-            self.end(self.begin(Limit(tolerance=1 << 40), Plan(trim=trim)))
-        if self._census is not None and self.probe.rss() <= _SMALL:
-            self._census.take()
+        self._rehearsing = self._may_set_aside()
+        try:
+            with set_aside() if self._rehearsing else nullcontext():
+                for trim in (True, False, False):
+                    measure(Plan(trim=trim, several=True))
+        finally:
+            self._rehearsing = False
+
+    def _may_set_aside(self) -> bool:
+        """Whether nobody notices what `set_aside` does: no other thread runs, and the program has frozen nothing itself."""
+        return not gc.get_freeze_count() and self.probe.is_alone()
 
     def begin(self, limit: Limit, plan: Plan = _PLAIN, *, bias: int = 0) -> Span:
         """Settle, trim, take the baseline.
@@ -90,6 +103,8 @@ class Guard:
             raise RuntimeError("rssguard: another thread is measuring; measurements of two threads cannot overlap")
         if self._census is None:
             return self._begin_blind(limit, plan, self.blind)
+        if not plan.several and not self._census.ready:
+            self._census.make_ready()
         probe = self.probe
         span = Span(limit, plan, slots=self._spare.pop() if self._spare else (probe.new_slot(), probe.new_slot()))
         assert span.before is not None
@@ -102,13 +117,12 @@ class Guard:
             if len(sys.modules) < _MOST_MODULES:
                 span.modules.extend(sys.modules)
             span.own_bytes = probe.own_bytes
+            fine, quick = limit.tolerance < _FINE, plan.follows and self._may_set_aside()
             if plan.census:
-                drop_last_exception()
-                collect_garbage()
-                self._census.take()  # once for the pages that taking one touches
+                self._settle(span.before, thorough=not quick, alone=quick, trim=False)
                 span.then = self._census.take().slim()
             span.before.finished = 0
-            self._settle(span.before, thorough=True, fine=limit.tolerance < _FINE, trim=plan.purge)
+            self._settle(span.before, thorough=not quick, alone=quick, fine=fine, trim=plan.purge)
             span.emptied, span.trimmed = self.trims.emptied, self.trims.total
             span.before.finished = time.perf_counter_ns()
             probe.read(span.before)
@@ -287,7 +301,7 @@ class Guard:
         drop_last_exception()
         if fine:
             clear_type_cache()
-        if thorough:
+        if thorough or self._rehearsing:  # a young collection would leave free lists as they are: they read as live
             collect_garbage()
         else:
             collect_young(alone=alone)

@@ -21,7 +21,7 @@ from typing import Final, Self
 from pytest_rssguard.errors import InconsistentMemoryError, UnreadableError
 
 PAGE: Final = mmap.PAGESIZE
-_WINDOW: Final = 4 << 20
+_WINDOW: Final = 1 << 18
 #: _IOWR('f', 16, struct pm_scan_arg), Linux 6.7+, include/uapi/linux/fs.h.
 _PAGEMAP_SCAN: Final = 0xC0606610
 _PRESENT: Final = 1 << 3

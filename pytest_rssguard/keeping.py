@@ -27,6 +27,8 @@ class Rounds:
             within=self._settings.within,
             purge=number == 1,
             release=last,
+            several=self._settings.rounds > 1,
+            follows=number > 1,
             census=last and number > 1 and self._failing,
         )
 

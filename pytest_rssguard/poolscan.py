@@ -8,8 +8,7 @@ Pure: reads words through a Memory. Source: CPython Include/internal/pycore_obma
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pytest_rssguard.model import Kind, Memory, Piece, Pools
 
@@ -19,38 +18,27 @@ _OVERHEAD: Final = 48
 _CLASSES: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """One pool: its address, the arena it belongs to, how many blocks of how many bytes are live."""
+class Pool(NamedTuple):
+    """One pool: the arena it belongs to, how many blocks of how many bytes are live."""
 
-    address: int
     arena: int
     blocks: int
     size: int
 
 
-def read_pool(memory: Memory, address: int, ahead: int = 0) -> Pool | None:
-    """Return the pool whose header stands at `address` (16 KiB-aligned), or None if no header stands there.
-
-    `ahead`: up to what address the caller goes on reading, so that what is resident is asked for once.
-    """
-    view = memory.window(address, max(ahead, address + _OVERHEAD))
-    if view is None:
-        return None
-    words, base, end = view
-    i = (address - base) >> 3
-    if end - address < _OVERHEAD:
-        return None
-    count, freeblock, indices, offsets = words[i] & 0xFFFFFFFF, words[i + 1], words[i + 4], words[i + 5]
-    size_index, next_offset, max_offset = indices >> 32, offsets & 0xFFFFFFFF, offsets >> 32
+def read_pool(words: memoryview, at: int, address: int) -> Pool | None:
+    """Return the pool whose header is `words[at]` and the five words behind it, at `address`, or None if it is no header."""
+    indices, offsets = words[at + 4], words[at + 5]
+    size_index = indices >> 32
     if size_index >= _CLASSES:
         return None
     size = (size_index + 1) * 16
-    if max_offset != POOL - size or not _OVERHEAD <= next_offset <= POOL:
+    if offsets >> 32 != POOL - size or not _OVERHEAD <= offsets & 0xFFFFFFFF <= POOL:
         return None
+    count, freeblock = words[at] & 0xFFFFFFFF, words[at + 1]
     if count > (POOL - _OVERHEAD) // size or (freeblock and not address <= freeblock < address + POOL):
         return None
-    return Pool(address, indices & 0xFFFFFFFF, count, size)
+    return Pool(indices & 0xFFFFFFFF, count, size)
 
 
 def scan(memory: Memory, ranges: Iterable[tuple[int, int]]) -> tuple[Pools, list[Piece]]:
@@ -62,8 +50,15 @@ def scan(memory: Memory, ranges: Iterable[tuple[int, int]]) -> tuple[Pools, list
     pieces: list[Piece] = []
     for start, end in ranges:
         first, last, index, arena_resident = 0, 0, -1, 0
+        base = limit = 0
         for address in range((start + POOL - 1) & -POOL, end & -POOL, POOL):
-            pool = read_pool(memory, address, end)
+            if not base <= address <= limit - _OVERHEAD:
+                if (view := memory.window(address, end)) is None:
+                    continue
+                words, base, limit = view
+                if limit - address < _OVERHEAD:
+                    continue
+            pool = read_pool(words, (address - base) >> 3, address)
             if pool is None:
                 continue
             if pool.arena != index or address + POOL - first > ARENA:
@@ -72,7 +67,7 @@ def scan(memory: Memory, ranges: Iterable[tuple[int, int]]) -> tuple[Pools, list
                 first, index, arena_resident = address, pool.arena, 0
                 arenas += 1
             last = address + POOL
-            arena_resident += memory.resident(address, last)
+            arena_resident += POOL if last <= limit else memory.resident(address, last)
             live += pool.blocks * pool.size
             blocks += pool.blocks
             used += pool.blocks > 0

@@ -69,6 +69,7 @@ class LinuxProbe:
         self._stat = f"{proc}/self/stat"
         self._rollup = f"{proc}/self/smaps_rollup"
         self.own_bytes = 0
+        self._longest = 0  # smaps text that was read so far, in bytes
         self._bins = 0
         self._delta = 0
         self._exact_statm = True
@@ -120,6 +121,13 @@ class LinuxProbe:
         size, rss = parse_statm(_read_small(self._statm), PAGE)
         return size, rss if self._exact_statm else parse_rollup(_read_small(self._rollup))
 
+    def is_alone(self) -> bool:
+        """Whether this process has one thread, and says so."""
+        try:
+            return parse_thread_count(_read_small(self._stat)) == 1
+        except (OSError, UnreadableError):
+            return False
+
     def _find_main_arena(self) -> None:
         """Find main_arena once: from it the tops of thread arenas are read at each reading, without malloc_info."""
         try:
@@ -162,10 +170,10 @@ class LinuxProbe:
         return slot
 
     def prepare(self, slot: Slot) -> None:
-        """Make sure that `slot` has room for twice the smaps it last held, before anything is measured with it."""
-        if not slot.length:
+        """Make sure that `slot` has room for twice the longest smaps so far, before anything is measured with it."""
+        if not self._longest:
             self._read_smaps(slot)
-        while 2 * slot.length > len(slot.smaps):
+        while 2 * self._longest > len(slot.smaps):
             self._grow(slot)
 
     def _grow(self, slot: Slot) -> None:
@@ -187,6 +195,7 @@ class LinuxProbe:
             os.close(fd)
         slot.words[LENGTH] = done
         slot.words[RSS] = 0
+        self._longest = max(self._longest, done)
         return done
 
     def read(self, slot: Slot) -> None:  # hot: allocates nothing that outlives the call

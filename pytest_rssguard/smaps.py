@@ -5,57 +5,46 @@ Pure: bytes in, values out; nothing here opens a file. Source: Documentation/fil
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
 from pytest_rssguard.errors import UnreadableError
 from pytest_rssguard.model import Region
 
-_FIELDS: Final = {b"Rss:": 0, b"Anonymous:": 1, b"LazyFree:": 2, b"AnonHugePages:": 3}
-#: A line holds a path of at most 4,096 bytes, of which each may be written as four ("\\012").
-_LINE_MOST: Final = 1 << 15
-
-
-def _lines(text: memoryview) -> Iterator[bytes]:
-    """Yield the lines of `text` without their ends, never copying more than 4 KiB at once.
-
-    A list of all lines of a large smaps would be a block over 64 KiB, and freeing that changes glibc's thresholds in
-    the guarded program (docs/design.md, "Hot and cold").
-    """
-    rest = b""
-    for start in range(0, len(text), 4096):
-        *whole, rest = (rest + bytes(text[start : start + 4096])).split(b"\n")
-        yield from whole
-        if len(rest) > _LINE_MOST:
-            raise UnreadableError(f"smaps: a line of more than {_LINE_MOST} bytes")
-    if rest:
-        yield rest
+#: A line of addresses, and up to 64 lines of fields, which begin with a capital letter (there are 25 in Linux 6.18).
+_MAPPING: Final = re.compile(rb"([^\n]*)((?:\n[A-Z][^\n]*){0,64})\n?")
+_FIELDS: Final = (b"\nRss:", b"\nAnonymous:", b"\nLazyFree:", b"\nAnonHugePages:")
+#: A line of addresses holds a path of at most 4,096 bytes, of which each may be written as four ("\\012").
+_TEXT_MOST: Final = 1 << 15
 
 
 def parse_smaps(text: memoryview) -> Iterator[Region]:
-    """Yield one Region per mapping of an smaps text. Sizes in bytes. Raises UnreadableError on anything else."""
-    header: tuple[int, int, str, int, int, str] | None = None
-    sizes = [0, 0, 0, 0]
-    seen_rss = False
-    for line in _lines(text):
-        first, _, rest = line.partition(b" ")
-        slot = _FIELDS.get(first)
-        if slot is not None:
-            seen_rss = seen_rss or slot == 0
-            sizes[slot] = _kilobytes(rest, line)
-        elif b"-" in first and not first.endswith(b":"):
-            if header is not None:
-                yield _region(header, sizes, seen_rss=seen_rss)
-            header, sizes, seen_rss = _header(line), [0, 0, 0, 0], False
-    if header is not None:
-        yield _region(header, sizes, seen_rss=seen_rss)
-    elif len(text):
-        raise UnreadableError(f"smaps: no mapping in {len(text)} bytes of text")
+    """Yield one Region per mapping of an smaps text. Sizes in bytes. Raises UnreadableError on anything else.
+
+    Copies the text of one mapping at a time: a list of all lines of a large smaps would be a block over 64 KiB, and freeing
+    that changes glibc's thresholds in the guarded program (docs/design.md, "Hot and cold").
+    """
+    for found in _MAPPING.finditer(text):
+        if found.end() - found.start() > _TEXT_MOST:
+            raise UnreadableError(f"smaps: a mapping of more than {_TEXT_MOST} bytes of text")
+        line, fields = found.groups()
+        if line or fields:
+            yield _region(line, fields)
 
 
-def _region(header: tuple[int, int, str, int, int, str], sizes: list[int], *, seen_rss: bool) -> Region:
-    start, end, perms, offset, inode, path = header
-    if not seen_rss:
+def _region(line: bytes, fields: bytes) -> Region:
+    start, end, perms, offset, inode, path = _header(line)
+    sizes = []
+    for name in _FIELDS:
+        at = fields.find(name)
+        if at < 0:
+            sizes.append(0)
+            continue
+        stop = fields.find(b"\n", at + 1)
+        field = fields[at + 1 : stop if stop >= 0 else None]
+        sizes.append(_kilobytes(field[len(name) - 1 :], field))
+    if _FIELDS[0] not in fields:
         raise UnreadableError(f"smaps: mapping {start:x}-{end:x} has no Rss line (text cut short?)")
     rss, anonymous, lazy, huge = sizes
     return Region(

@@ -222,7 +222,7 @@ def test_a_page_that_is_all_large_blocks_is_bounded() -> None:
 
 @pytest.mark.parametrize("text", [b"a" * MIB, b"7f00-7f01 rw-p 0 0:0 0 " + b"/x" * MIB])
 def test_a_line_without_end_is_refused(text: bytes) -> None:
-    with pytest.raises(UnreadableError, match="a line of more than"):
+    with pytest.raises(UnreadableError, match="a mapping of more than"):
         list(parse_smaps(memoryview(text)))
 
 

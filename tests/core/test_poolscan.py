@@ -25,14 +25,21 @@ def header(
     return struct.pack("=I4xQQQIIII", count, freeblock, START, START, arena, index, next_offset, max_offset)
 
 
+def read(memory: FakeMemory) -> Pool | None:
+    """Return the pool at START, if one is there."""
+    view = memory.window(START, START + 48)
+    assert view is not None
+    return read_pool(view[0], (START - view[1]) >> 3, START)
+
+
 def test_a_pool_is_known_by_its_header() -> None:
-    assert read_pool(PoolBuilder().raw(header()).memory(), START) == Pool(START, 0, 3, 32)
+    assert read(PoolBuilder().raw(header()).memory()) == Pool(0, 3, 32)
 
 
 def test_a_full_pool_has_no_free_block() -> None:
     most = (POOL - 48) // 32
     full = PoolBuilder().raw(header(count=most, freeblock=0, next_offset=48 + most * 32))
-    assert read_pool(full.memory(), START) == Pool(START, 0, most, 32)
+    assert read(full.memory()) == Pool(0, most, 32)
 
 
 @pytest.mark.parametrize(
@@ -51,11 +58,12 @@ def test_a_full_pool_has_no_free_block() -> None:
     ],
 )
 def test_what_only_resembles_a_header_is_no_pool(bad: bytes) -> None:
-    assert read_pool(PoolBuilder().raw(bad).memory(), START) is None
+    assert read(PoolBuilder().raw(bad).memory()) is None
 
 
 def test_a_slot_that_is_not_resident_is_no_pool() -> None:
-    assert read_pool(PoolBuilder().pool(blocks=1, size=16).memory(absent=[0]), START) is None
+    found, pieces = scan(PoolBuilder().pool(blocks=1, size=16).memory(absent=[0]), [(START, START + POOL)])
+    assert (found.arenas, pieces) == (0, [])
 
 
 def test_a_slot_that_ends_before_its_header_does_is_no_pool() -> None:
@@ -64,7 +72,8 @@ def test_a_slot_that_ends_before_its_header_does_is_no_pool() -> None:
             found = super().window(address, end)
             return found and (found[0][:5], found[1], found[1] + 40)
 
-    assert read_pool(Short(header(), base=START), START) is None
+    found, pieces = scan(Short(header().ljust(POOL, b"\0"), base=START), [(START, START + POOL)])
+    assert (found.arenas, pieces) == (0, [])
 
 
 def test_a_scan_sums_up_the_pools_of_each_arena() -> None:

@@ -122,8 +122,10 @@ def test_a_last_line_without_its_end_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"hello\n", "no mapping in 6 bytes of text"),
-        (b"Rss: 4 kB\n", "no mapping in 10 bytes of text"),
+        (b"hello\n", "no mapping in line b'hello'"),
+        (b"Rss: 4 kB\n", "no mapping in line b'Rss: 4 kB'"),
+        (b"1000-2000 rw-p 0 0:0 0\nRss: 4 kB\nhello\n", "no mapping in line b'hello'"),
+        (b"1000-2000 rw-p 0 0:0 0\n" + 64 * b"Size: 4 kB\n" + b"Rss: 4 kB\n", "mapping 1000-2000 has no Rss line"),
         (b"1000-2000 rw-p 0 0:0 0\n", "mapping 1000-2000 has no Rss line"),
         (b"1000-2000 rw-p 0 0:0 0\n3000-4000 rw-p 0 0:0 0\nRss: 4 kB\n", "mapping 1000-2000 has no Rss line"),
         (b"1000-2000 rw-p 0 0:0 0\nRss: 4 MB\n", "no size in line b'Rss: 4 MB'"),
@@ -252,5 +254,5 @@ def test_a_thread_whose_state_is_not_told_reads_as_running(text: bytes, expected
 
 
 def test_a_line_without_end_is_refused_before_it_is_held() -> None:
-    with pytest.raises(UnreadableError, match="a line of more than"):
+    with pytest.raises(UnreadableError, match="a mapping of more than"):
         parsed(b"x" * (1 << 20))
