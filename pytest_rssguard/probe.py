@@ -18,6 +18,7 @@ from pytest_rssguard import arenas
 from pytest_rssguard.allocators import glibc, pymalloc
 from pytest_rssguard.errors import InconsistentMemoryError, UnreadableError
 from pytest_rssguard.image import Image
+from pytest_rssguard.kept_file import KeptFile
 from pytest_rssguard.model import ArenaTop, PoolStats, Region, Snapshot
 from pytest_rssguard.slot import (
     LENGTH,
@@ -66,6 +67,7 @@ class LinuxProbe:
         self._task = f"{proc}/self/task"
         self._smaps = f"{proc}/self/smaps"
         self._statm = f"{proc}/self/statm"
+        self._kept = KeptFile(self._statm)
         self._stat = f"{proc}/self/stat"
         self._rollup = f"{proc}/self/smaps_rollup"
         self.own_bytes = 0
@@ -117,8 +119,8 @@ class LinuxProbe:
         return parse_rollup(_read_small(self._rollup))
 
     def look(self) -> tuple[int, int]:  # hot: allocates nothing that outlives the call
-        """Return (address space, RSS) in bytes, from the cheapest files that are exact here."""
-        size, rss = parse_statm(_read_small(self._statm), PAGE)
+        """Return (address space, RSS) in bytes, from the cheapest files that are exact here. Keeps one open."""
+        size, rss = parse_statm(self._kept.read(), PAGE)
         return size, rss if self._exact_statm else parse_rollup(_read_small(self._rollup))
 
     def is_alone(self) -> bool:
@@ -206,12 +208,16 @@ class LinuxProbe:
             self.malloc.read_into(slot.mallinfo)
             self._read_tops(words)
         self._read_stacks(slot)
-        if self.pools.active:
-            self.pools.write()
-            self.pools.copy_to(slot.text)
+        self.read_pools(slot)
         # last: whatever the calls above touched is then in this reading, not in the next
         while self._read_smaps(slot) == len(slot.smaps):
             self._grow(slot)
+
+    def read_pools(self, slot: Slot) -> None:  # hot: allocates nothing that outlives the call
+        """Read what pymalloc says into `slot`, and leave the rest of it."""
+        if self.pools.active:
+            self.pools.write()
+            self.pools.copy_to(slot.text)
 
     def _read_tops(self, words: memoryview) -> None:  # hot: allocates nothing that outlives the call
         words[TOPS] = 0

@@ -42,7 +42,16 @@ _FOREIGN: Final = (
 )  # fmt: skip
 
 
-class _Mallinfo2(ctypes.Structure):
+class Mallinfo2(ctypes.Structure):
+    """struct mallinfo2: bytes and numbers, size_t each."""
+
+    arena: int
+    ordblks: int
+    hblks: int
+    hblkhd: int
+    fsmblks: int
+    uordblks: int
+    fordblks: int
     _fields_ = tuple((name, ctypes.c_size_t) for name in _FIELDS)
 
 
@@ -54,6 +63,14 @@ def parse_mallinfo(words: memoryview) -> MallocStats:
         arena=fields["arena"], hblks=fields["hblks"], hblkhd=fields["hblkhd"], fsmblks=fields["fsmblks"],
         uordblks=fields["uordblks"], fordblks=fields["fordblks"], ordblks=fields["ordblks"],
         tcache=None if tcache == _UNKNOWN else tcache, cut=cut,
+    )  # fmt: skip
+
+
+def statistics(info: Mallinfo2) -> MallocStats:
+    """Return the fields of `info` that are used. It does not know the caller's tcache, nor what was cut off."""
+    return MallocStats(
+        arena=info.arena, hblks=info.hblks, hblkhd=info.hblkhd, fsmblks=info.fsmblks, uordblks=info.uordblks,
+        fordblks=info.fordblks, ordblks=info.ordblks,
     )  # fmt: skip
 
 
@@ -90,7 +107,7 @@ class Glibc:
         libc = ctypes.PyDLL(None)
         try:
             self._mallinfo2 = libc["mallinfo2"]
-            self._mallinfo2.restype = _Mallinfo2
+            self._mallinfo2.restype = Mallinfo2
             self._trim = libc["malloc_trim"]
             self._trim.argtypes = [ctypes.c_size_t]
             self._malloc = libc["malloc"]
@@ -181,13 +198,10 @@ class Glibc:
         self.read_into(words)
         return parse_mallinfo(words)
 
-    def quick_stats(self) -> MallocStats:
-        """Return the statistics now, whatever the calling thread has cached: 3 us."""
-        info = self._mallinfo2()
-        return MallocStats(
-            arena=info.arena, hblks=info.hblks, hblkhd=info.hblkhd, fsmblks=info.fsmblks, uordblks=info.uordblks,
-            fordblks=info.fordblks, ordblks=info.ordblks,
-        )  # fmt: skip
+    def mallinfo(self) -> Mallinfo2:
+        """Return what mallinfo2 says now, whatever the calling thread has cached: 0.6 us, `statistics` of it later."""
+        info: Mallinfo2 = self._mallinfo2()
+        return info
 
     def purge(self) -> None:
         """Call malloc_trim(0). Its return value says nothing: it is 1 also when nothing was resident.
@@ -221,7 +235,7 @@ class Glibc:
 
     def notes(self, target: memoryview) -> list[Iterator[Any]]:
         """Return the C calls with which a frozen copy writes its mallinfo2 to `target` (shared memory, in bytes)."""
-        size = ctypes.sizeof(_Mallinfo2)
+        size = ctypes.sizeof(Mallinfo2)
         return [map(target.__setitem__, [slice(0, size)], map(bytes, starmap(self._mallinfo2, [()])))]
 
 
