@@ -17,10 +17,10 @@ def path(tmp_path: Path) -> Path:
 
 def _descriptors(path: Path) -> list[int]:
     found = []
-    for name in os.listdir("/proc/self/fd"):
+    for link in Path("/proc/self/fd").iterdir():
         try:
-            if os.readlink(f"/proc/self/fd/{name}") == str(path):
-                found.append(int(name))
+            if link.readlink() == path:
+                found.append(int(link.name))
         except OSError:  # the one that lists them
             continue
     return found
