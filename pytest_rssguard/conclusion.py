@@ -59,6 +59,11 @@ class Conclusion:
     evidence: Evidence
     hole: int
 
+    @property
+    def fails(self) -> bool:
+        """Whether this is anything but `returned`."""
+        return self.verdict.outcome is not Outcome.RETURNED
+
 
 def conclude(readings: Readings, limit: Limit, knowledge: Knowledge) -> Conclusion:
     """Close the books over `readings` and judge them against `limit`."""

@@ -229,7 +229,7 @@ class Guard:
         after.rss_at_once = probe.rss()
         self._settle(after, thorough=thorough, fine=thorough, trim=span.plan.trim, alone=before.threads == 1)
         probe.read(after)
-        if self._suspicious(span, before, after, tolerance) and not thorough:
+        if not thorough and self._suspicious(span, before, after):
             self._settle_again(span, after)
         if span.plan.within:
             self._wait(span, before, after)
@@ -239,13 +239,40 @@ class Guard:
         old, new = probe.counters(before), self._counters(span, after)
         taken: Census | None = None
         told = probe.pools.active or probe.pools.objects_in_malloc
-        if told and (span.then is not None or _moved(old, new) > tolerance):
+        if told and (span.then is not None or self._moves(span, old, new)):
             taken = census.take(draw=self.draws, ends=probe.heap_ends(before))
-        if taken is not None or new.rss != old.rss or self._suspicious(span, before, after, min(_FINE, tolerance)):
+        if taken is not None or new.rss != old.rss or _unlike(old, new) > min(_FINE, tolerance):
             old, new = probe.decode(before), self._decode(span, after)
-            if told and taken is None and ledger.held(ledger.by_counters(old, new)) > tolerance:
-                taken = census.take(draw=self.draws)  # a mapping has grown while as much other memory went back
+            if (
+                told
+                and taken is None
+                and (
+                    # a mapping has grown while as much other memory went back; or it was not only what our trims had emptied
+                    ledger.held(ledger.by_counters(old, new)) > tolerance
+                    or (
+                        _moved(old, new) > tolerance and conclude(_readings(span, old, new), span.limit, self.knowledge()).fails
+                    )
+                )
+            ):
+                taken = census.take(draw=self.draws)
         return self._result(span, before, after, old, new, taken)
+
+    def _moves(self, span: Span, old: Snapshot, new: Snapshot) -> bool:
+        """Whether RSS or live memory has grown by more than the tolerance.
+
+        Not if nothing is held, and RSS has grown because the main heap fills again what trims of ours have emptied: that
+        has returned, whatever a census says, which takes longer than many a body that does it again and again.
+        """
+        tolerance, budget = span.limit.tolerance, span.limit.budget
+        if _moved(old, new) <= tolerance:
+            return False
+        if budget is not None or not span.emptied or old.malloc is None or allocator_growth(old, new) > tolerance:
+            return True
+        assert span.before is not None
+        assert span.after is not None
+        (size, then), (_, now) = self.probe.heap(span.before), self.probe.heap(span.after)
+        refilled = min(span.emptied, size + old.malloc.cut - then, now - then)
+        return new.rss - old.rss - refilled > tolerance
 
     def _wait(self, span: Span, before: Slot, after: Slot) -> None:
         """Settle and read again until what is over the tolerance has gone, or the time is over; the pauses double."""
@@ -265,26 +292,25 @@ class Guard:
 
     def _waits(self, span: Span, before: Slot, after: Slot) -> bool:
         """Whether there is still something to wait for: address space alone, never touched, is nothing."""
-        tolerance = span.limit.tolerance
-        if _moved(self.probe.counters(before), self._counters(span, after)) > tolerance:
+        if self._moves(span, self.probe.counters(before), self._counters(span, after)):
             return True
-        if not self._suspicious(span, before, after, tolerance):
+        if not self._suspicious(span, before, after):
             return False
         old, new = self.probe.decode(before), self._decode(span, after)
-        return ledger.held(ledger.by_counters(old, new)) > tolerance
+        return ledger.held(ledger.by_counters(old, new)) > span.limit.tolerance
 
     def _decode(self, span: Span, slot: Slot) -> Snapshot:
         """Decode all of `slot`, without what is our own. Only after the last reading."""
         counters = self._counters(span, slot)
         return replace(self.probe.decode(slot), own=counters.own, rss=counters.rss, pools=counters.pools)
 
-    def _suspicious(self, span: Span, before: Slot, after: Slot, tolerance: int) -> bool:
-        """Whether RSS, a live counter or the address space outside the heaps has grown by more than `tolerance`.
+    def _suspicious(self, span: Span, before: Slot, after: Slot) -> bool:
+        """Whether RSS, a live counter or the address space outside the heaps has grown by more than the tolerance.
 
         A function of its own so that the decoded values are gone before the next reading.
         """
         old, new = self.probe.counters(before), self._counters(span, after)
-        return _moved(old, new) > tolerance or address_space_growth(old, new) > tolerance
+        return self._moves(span, old, new) or address_space_growth(old, new) > span.limit.tolerance
 
     def _counters(self, span: Span, slot: Slot) -> Snapshot:
         """Decode the counters, without what is our own: buffers that grew since the baseline, and the bias."""
@@ -320,9 +346,7 @@ class Guard:
         )  # fmt: skip
 
     def _result(self, span: Span, first: Slot, slot: Slot, old: Snapshot, new: Snapshot, taken: Census | None) -> Result:
-        readings = Readings(
-            old=old, new=new, taken=taken, then=span.then, trimmed=span.plan.purge, emptied=span.emptied
-        )  # fmt: skip
+        readings = _readings(span, old, new, taken)
         found = conclude(readings, span.limit, self.knowledge())
         if new.mappings:
             self.trims.bound(found.hole, total=span.trimmed)
@@ -396,6 +420,15 @@ def _portable_rss() -> int:
 
 def _stopped(error: OSError | UnreadableError) -> str:
     return f"/proc stopped answering: {error}"
+
+
+def _readings(span: Span, old: Snapshot, new: Snapshot, taken: Census | None = None) -> Readings:
+    return Readings(old=old, new=new, taken=taken, then=span.then, trimmed=span.plan.purge, emptied=span.emptied)
+
+
+def _unlike(old: Snapshot, new: Snapshot) -> int:
+    """Return by how much RSS, live counters or address space have grown, whichever is most, in bytes."""
+    return max(_moved(old, new), address_space_growth(old, new))
 
 
 def _moved(old: Snapshot, new: Snapshot) -> int:

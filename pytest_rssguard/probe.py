@@ -311,6 +311,22 @@ class LinuxProbe:
             ends[words[at + 1] & -arenas.HEAP_MAX] = words[at + 1]
         return ends
 
+    def heap(self, slot: Slot) -> tuple[int, int]:
+        """Return (address space, RSS) of [heap] in `slot`, in bytes."""
+        text, end = slot.smaps, slot.length
+        size = rss = 0
+        name = text.find(b"[heap]\n", 0, end)
+        while name >= 0:
+            line = text[text.rfind(b"\n", 0, name) + 1 : name]
+            at = text.find(b"\nRss:", name, end)
+            try:
+                first, last = (int(each, 16) for each in line.split(None, 1)[0].split(b"-"))
+                size, rss = size + last - first, rss + 1024 * int(text[at + 5 : text.find(b" kB", at, end)])
+            except (IndexError, ValueError):
+                raise UnreadableError(f"smaps: no mapping in line {line[:80]!r}") from None
+            name = text.find(b"[heap]\n", name + 1, end)
+        return size, rss
+
     def counters(self, slot: Slot) -> Snapshot:
         """Decode the counters of `slot`, not its mappings: cheap."""
         return Snapshot(

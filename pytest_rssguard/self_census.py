@@ -28,8 +28,6 @@ _TRIES: Final = 5
 _PYTHON_IN_MALLOC: Final = 4096
 #: Read in place, the walk itself makes and drops Python objects: 113 KiB were seen. Over this, somebody else allocates.
 _IN_PLACE: Final = 256 << 10
-#: A process with less resident takes a census ahead: it takes 20 ms here.
-_SMALL: Final = 128 << 20
 #: No smaps text longer than a quarter of this is read: some 350,000 mappings, five times what a process may have.
 _SMAPS_MOST: Final = 1 << 30
 
@@ -46,13 +44,7 @@ class SelfCensus:
         self._view = memoryview(self._note)
 
     def make_ready(self) -> None:
-        """Take a census ahead, where it is quick: the first touches pages that later ones find touched.
-
-        Elsewhere read the mappings alone. They are the largest objects of a census, 50 KiB of Python's arenas.
-        """
-        if self._probe.rss() <= _SMALL:
-            self.take()
-            return
+        """Touch what a first census touches most: its mappings are its largest objects, 50 KiB of Python's arenas."""
         self.ready = True
         with suppress(UnreadableError):
             read_regions(f"{self._probe.proc}/self/smaps")

@@ -392,11 +392,11 @@ CASES = {
     ),
     "twenty at the end again": Case(
         prepare=twenty_at_the_end, body=twenty_and_back, cleanup=lower_threshold, alone=True,
-        outcome="returned", account=Account.TRIMMABLE, least=19 * MIB, most=20 * MIB, untrimmed=(-MIB, MIB),
+        outcome="returned", account=Account.FREE_HEAP, least=19 * MIB, most=20 * MIB, untrimmed=(-MIB, MIB),
     ),
     "twenty at the end, cut off earlier": Case(
         prepare=twenty_cut_off, body=twenty_and_back, cleanup=lower_threshold, alone=True,
-        outcome="returned", account=Account.TRIMMABLE, least=19 * MIB, most=20 * MIB, untrimmed=(-MIB, MIB),
+        outcome="returned", account=Account.FREE_HEAP, least=19 * MIB, most=20 * MIB, untrimmed=(-MIB, MIB),
     ),
     "sixty where twenty were cut off": Case(
         prepare=twenty_cut_off, body=sixty_and_back, cleanup=lower_threshold, alone=True,
