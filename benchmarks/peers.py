@@ -220,7 +220,7 @@ def main() -> None:
     if "a" in given.parts:
         time_suite(python, "(a) 2,000 trivial tests", "trivial.py", list(TOOLS)[:-1], given.repeats)
     if "b" in given.parts:
-        for tests, objects in ((20, 100_000), (5, 4_000_000)):
+        for tests, objects in ((20, 100_000), (5, 4_000_000), (1, 20_000_000)):
             time_suite(
                 python, f"(b) {tests} tests that allocate {objects:,} objects each", "heavy.py", list(TOOLS)[:-1],
                 given.repeats, PEERS_TESTS=str(tests), PEERS_OBJECTS=str(objects),

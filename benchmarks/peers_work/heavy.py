@@ -1,4 +1,4 @@
-"""(b) Tests that allocate much and keep nothing: many short ones, or a few long ones."""
+"""(b) Tests that allocate much and keep nothing: many short ones, a few long ones, or a single one."""
 
 import os
 
