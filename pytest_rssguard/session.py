@@ -207,7 +207,7 @@ class Session:
 def attach(item: pytest.Item, text: str, flat: tuple[str | int, ...]) -> None:
     """Put a record on `item`, as text, and the flat values that JUnit shows; a rerun replaces the one before."""
     properties = item.user_properties
-    if any(name == PROPERTY for name, _ in properties):
+    if properties and any(name == PROPERTY for name, _ in properties):
         properties[:] = [each for each in properties if each[0] not in {*_NAMES, STANDING}]
     properties.append((PROPERTY, text))
     if flat:
