@@ -51,7 +51,8 @@ def run(python: Path, suite: str, *options: str) -> tuple[float, str]:
         started = time.perf_counter()
         done = subprocess.run(
             [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--pyargs", suite, *options],
-            cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd=folder, capture_output=True, text=True, check=False,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         )  # fmt: skip
         seconds = time.perf_counter() - started
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"]
