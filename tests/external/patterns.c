@@ -92,7 +92,7 @@ static void blocked(void) { keep(1000, 1000);
     keep(1000, 20000); release(0, 2); }
 
 /* threads: each keeps an arena of its own busy, and lives on */
-static pthread_barrier_t ready;
+static pthread_barrier_t ready, never;
 static atomic_int mode;
 static void *worker(void *argument) {
     static __thread void *mine[4000];
@@ -101,13 +101,14 @@ static void *worker(void *argument) {
     for (int i = 0; i < n; i++) mine[i] = take(700 + 16 * (int)number);
     for (int i = 0; i < n; i++) if (mode == 2 || (mode == 1 && i % 2)) free(mine[i]);
     pthread_barrier_wait(&ready);
-    for (;;) pause();
+    pthread_barrier_wait(&never);  /* not pause(): its first call maps pages of libc in after main has told its RSS */
     return NULL;
 }
 static void start(int kind, int threads) {
     pthread_t thread;
     mode = kind;
     pthread_barrier_init(&ready, NULL, threads + 1);
+    pthread_barrier_init(&never, NULL, threads + 1);
     for (long i = 0; i < threads; i++) if (pthread_create(&thread, NULL, worker, (void *)i)) abort();
     pthread_barrier_wait(&ready);
 }
