@@ -11,17 +11,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from pytest_rssguard import ledger
 from pytest_rssguard.arenas import HEAP_MAX
+from pytest_rssguard.blind import blind_result, portable_rss, stopped
 from pytest_rssguard.classes import classify
 from pytest_rssguard.conclusion import Knowledge, Readings, conclude
 from pytest_rssguard.errors import UnreadableError
-from pytest_rssguard.growth import address_space_growth, allocator_growth
+from pytest_rssguard.growth import allocator_growth
 from pytest_rssguard.interpreter import clear_type_cache, collect_garbage, collect_young, drop_last_exception, set_aside
-from pytest_rssguard.model import Basis, Census, Limit, Outcome, Snapshot, Verdict
+from pytest_rssguard.model import Basis, Census, Limit, Outcome, Snapshot
+from pytest_rssguard.movement import counters, decoded, moved, moves, suspicious, unlike, waits
 from pytest_rssguard.probe import LinuxProbe
 from pytest_rssguard.result import Released, Result
 from pytest_rssguard.slot import Slot
@@ -128,7 +129,7 @@ class Guard:
             probe.read(span.before)
         except (OSError, UnreadableError) as error:
             self._close(span)
-            return self._begin_blind(limit, plan, _stopped(error))
+            return self._begin_blind(limit, plan, stopped(error))
         except BaseException:
             self._close(span)
             raise
@@ -137,7 +138,7 @@ class Guard:
     def _begin_blind(self, limit: Limit, plan: Plan, why: str) -> Span:
         span = Span(limit, plan, slots=None, why=why)
         collect_garbage()
-        span.rss = _portable_rss()
+        span.rss = portable_rss()
         self._open.append(span)
         return span
 
@@ -145,7 +146,7 @@ class Guard:
         """Return the result of a measurement that began at `rss` bytes and that /proc did not let end."""
         span = Span(limit, _PLAIN, slots=None)
         span.rss = rss
-        return self._blind_result(span, _stopped(error))
+        return blind_result(span, stopped(error))
 
     def cancel(self, span: Span) -> None:
         """Forget a measurement whose body failed on its own."""
@@ -170,7 +171,7 @@ class Guard:
         self._check(span)
         try:
             if span.before is None or span.after is None or self._census is None:
-                return self._blind_result(span, span.why)
+                return blind_result(span, span.why)
             self._read_end(span, span.before, span.after)
             return self._conclude(span, span.before, span.after, self._census)
         except (OSError, UnreadableError) as error:
@@ -186,10 +187,10 @@ class Guard:
         held = None
         try:
             if span.before is None or span.after is None or self._census is None:
-                return self._blind_result(span, span.why)
+                return blind_result(span, span.why)
             self._read_end(span, span.before, span.after)
-            old, new = self.probe.counters(span.before), self._counters(span, span.after)
-            if _moved(old, new) > max(span.limit.tolerance, _COARSE):
+            old, new = self.probe.counters(span.before), counters(self.probe, span, span.after)
+            if moved(old, new) > max(span.limit.tolerance, _COARSE):
                 return self._conclude(span, span.before, span.after, self._census)
             if span.then is not None:
                 span.now = self._census.take().slim()
@@ -210,7 +211,7 @@ class Guard:
         assert span.before is not None
         assert span.after is not None
         try:
-            old, new = self.probe.decode(span.before), self._decode(span, span.after)
+            old, new = self.probe.decode(span.before), decoded(self.probe, span, span.after)
             return self._result(span, span.before, span.after, old, new, None)
         except UnreadableError as error:
             return self._broken_result(span, error)
@@ -229,56 +230,37 @@ class Guard:
         after.rss_at_once = probe.rss()
         self._settle(after, thorough=thorough, fine=thorough, trim=span.plan.trim, alone=before.threads == 1)
         probe.read(after)
-        if not thorough and self._suspicious(span, before, after):
+        if not thorough and suspicious(probe, span):
             self._settle_again(span, after)
         if span.plan.within:
-            self._wait(span, before, after)
+            self._wait(span, after)
 
     def _conclude(self, span: Span, before: Slot, after: Slot, census: SelfCensus) -> Result:
         probe, tolerance = self.probe, span.limit.tolerance
-        old, new = probe.counters(before), self._counters(span, after)
+        old, new = probe.counters(before), counters(probe, span, after)
         taken: Census | None = None
         told = probe.pools.active or probe.pools.objects_in_malloc
-        if told and (span.then is not None or self._moves(span, old, new)):
+        if told and (span.then is not None or moves(probe, span, old, new)):
             taken = census.take(draw=self.draws, ends=probe.heap_ends(before))
-        if taken is not None or new.rss != old.rss or _unlike(old, new) > min(_FINE, tolerance):
-            old, new = probe.decode(before), self._decode(span, after)
-            if (
-                told
-                and taken is None
-                and (
-                    # a mapping has grown while as much other memory went back; or it was not only what our trims had emptied
-                    ledger.held(ledger.by_counters(old, new)) > tolerance
-                    or (
-                        _moved(old, new) > tolerance and conclude(_readings(span, old, new), span.limit, self.knowledge()).fails
-                    )
-                )
-            ):
+        if taken is not None or new.rss != old.rss or unlike(old, new) > min(_FINE, tolerance):
+            old, new = probe.decode(before), decoded(probe, span, after)
+            if told and taken is None and self._needs_census(span, old, new):
                 taken = census.take(draw=self.draws)
         return self._result(span, before, after, old, new, taken)
 
-    def _moves(self, span: Span, old: Snapshot, new: Snapshot) -> bool:
-        """Whether RSS or live memory has grown by more than the tolerance.
-
-        Not if nothing is held, and RSS has grown because the main heap fills again what trims of ours have emptied: that
-        has returned, whatever a census says, which takes longer than many a body that does it again and again.
-        """
-        tolerance, budget = span.limit.tolerance, span.limit.budget
-        if _moved(old, new) <= tolerance:
-            return False
-        if budget is not None or not span.emptied or old.malloc is None or allocator_growth(old, new) > tolerance:
+    def _needs_census(self, span: Span, old: Snapshot, new: Snapshot) -> bool:
+        """Whether a mapping has grown while as much other memory went back, or more than our trims' holes was filled."""
+        if ledger.held(ledger.by_counters(old, new)) > span.limit.tolerance:
             return True
-        assert span.before is not None
-        assert span.after is not None
-        (size, then), (_, now) = self.probe.heap(span.before), self.probe.heap(span.after)
-        refilled = min(span.emptied, size + old.malloc.cut - then, now - then)
-        return new.rss - old.rss - refilled > tolerance
+        return (
+            moved(old, new) > span.limit.tolerance and conclude(_readings(span, old, new), span.limit, self.knowledge()).fails
+        )
 
-    def _wait(self, span: Span, before: Slot, after: Slot) -> None:
+    def _wait(self, span: Span, after: Slot) -> None:
         """Settle and read again until what is over the tolerance has gone, or the time is over; the pauses double."""
         deadline = time.monotonic() + span.plan.within
         pause = _FIRST_PAUSE
-        while self._waits(span, before, after) and (left := deadline - time.monotonic()) > 0:
+        while waits(self.probe, span) and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(pause, left))
             pause = min(2 * pause, _LONGEST_PAUSE)
             self._settle_again(span, after, fine=span.limit.tolerance < _FINE)
@@ -289,39 +271,6 @@ class Guard:
         self._settle(after, thorough=True, fine=fine, trim=span.plan.trim)
         after.rss_collected += max(0, trimmed)
         self.probe.read(after)
-
-    def _waits(self, span: Span, before: Slot, after: Slot) -> bool:
-        """Whether there is still something to wait for: address space alone, never touched, is nothing."""
-        if self._moves(span, self.probe.counters(before), self._counters(span, after)):
-            return True
-        if not self._suspicious(span, before, after):
-            return False
-        old, new = self.probe.decode(before), self._decode(span, after)
-        return ledger.held(ledger.by_counters(old, new)) > span.limit.tolerance
-
-    def _decode(self, span: Span, slot: Slot) -> Snapshot:
-        """Decode all of `slot`, without what is our own. Only after the last reading."""
-        counters = self._counters(span, slot)
-        return replace(self.probe.decode(slot), own=counters.own, rss=counters.rss, pools=counters.pools)
-
-    def _suspicious(self, span: Span, before: Slot, after: Slot) -> bool:
-        """Whether RSS, a live counter or the address space outside the heaps has grown by more than the tolerance.
-
-        A function of its own so that the decoded values are gone before the next reading.
-        """
-        old, new = self.probe.counters(before), self._counters(span, after)
-        return self._moves(span, old, new) or address_space_growth(old, new) > span.limit.tolerance
-
-    def _counters(self, span: Span, slot: Slot) -> Snapshot:
-        """Decode the counters, without what is our own: buffers that grew since the baseline, and the bias."""
-        own = (self.probe.own_bytes if span.own_after is None else span.own_after) - span.own_bytes
-        snapshot = self.probe.counters(slot)
-        if own:
-            snapshot = replace(snapshot, rss=snapshot.rss - own, own=own)
-        if span.bias and snapshot.pools:
-            pools = replace(snapshot.pools, allocated=snapshot.pools.allocated - span.bias)
-            snapshot = replace(snapshot, pools=pools)
-        return snapshot
 
     def _settle(self, slot: Slot, *, thorough: bool, trim: bool, alone: bool = False, fine: bool = False) -> None:
         drop_last_exception()
@@ -395,42 +344,8 @@ class Guard:
             span.rss = self.probe.judged_rss(span.before)
         except UnreadableError:  # the baseline's own text was nonsense
             span.rss = span.before.rss_collected
-        return self._blind_result(span, _stopped(error))
-
-    def _blind_result(self, span: Span, why: str) -> Result:
-        collect_garbage()
-        rss = _portable_rss()
-        accounts = ledger.booked(rss - span.rss, {})
-        return Result(
-            verdict=Verdict(outcome=Outcome.UNMEASURABLE, why=why), limit=span.limit, trim=span.plan.trim,
-            basis=Basis.COUNTERS, accounts=accounts, rss_untrimmed=span.rss, rss_before=span.rss, rss_after=rss,
-            rss_settled=rss, collected=0, allocated=None,
-        )  # fmt: skip
-
-
-def _portable_rss() -> int:
-    """Return RSS as psutil tells it, in bytes, for the record only: 0 where even that cannot be read."""
-    import psutil
-
-    try:
-        return int(psutil.Process().memory_info().rss)
-    except (psutil.Error, OSError):
-        return 0
-
-
-def _stopped(error: OSError | UnreadableError) -> str:
-    return f"/proc stopped answering: {error}"
+        return blind_result(span, stopped(error))
 
 
 def _readings(span: Span, old: Snapshot, new: Snapshot, taken: Census | None = None) -> Readings:
     return Readings(old=old, new=new, taken=taken, then=span.then, trimmed=span.plan.purge, emptied=span.emptied)
-
-
-def _unlike(old: Snapshot, new: Snapshot) -> int:
-    """Return by how much RSS, live counters or address space have grown, whichever is most, in bytes."""
-    return max(_moved(old, new), address_space_growth(old, new))
-
-
-def _moved(old: Snapshot, new: Snapshot) -> int:
-    """Return by how much RSS or the allocators' live counters have grown, whichever is more, in bytes."""
-    return max(new.rss - old.rss, allocator_growth(old, new))

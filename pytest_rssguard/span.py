@@ -66,6 +66,12 @@ class Span:
         self.thread = threading.get_ident()
         self.why = why  # nothing can be said of it, or ""
 
+    @property
+    def pair(self) -> tuple[Slot, Slot]:
+        """The slots of both ends."""
+        assert self.slots is not None
+        return self.slots
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
