@@ -50,8 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if TOOL == "rssguard, every test marked":
             tolerance = os.environ.get("PEERS_TOLERANCE", "4MB")
-            exact = tolerance == "0"
-            item.add_marker(pytest.mark.rss_returns(tolerance=0 if exact else tolerance, rounds=5 if exact else 1))
+            rounds = int(os.environ.get("PEERS_ROUNDS", "5")) if tolerance == "0" else 1
+            item.add_marker(pytest.mark.rss_returns(tolerance=tolerance, rounds=rounds))
         elif TOOL == "pytest-memray" and _LIMIT != 4 << 20:
             item.add_marker(pytest.mark.limit_leaks(f"{max(_LIMIT, 1)} B"))
         elif TOOL == "pytest-memray" and "PEERS_PATTERN" in os.environ:
