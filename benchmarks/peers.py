@@ -153,7 +153,8 @@ def time_verdicts(python: Path, repeats: int) -> None:
         print(
             f"| {name} | {leak.replace('_', ', ')} B | {_counted([each.outcomes for each in runs])} "
             f"| {_counted([clean.outcomes])} | {max(each.calls for each in runs):,} "
-            f"| {_spread([each.seconds for each in runs])} | {_spread(cpu)} | {statistics.median(cpu) - statistics.median(plain):.2f} |",
+            f"| {_spread([each.seconds for each in runs])} | {_spread(cpu)} "
+            f"| {statistics.median(cpu) - statistics.median(plain):.2f} |",
             flush=True,
         )
 
