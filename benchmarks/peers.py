@@ -75,9 +75,9 @@ def run(python: Path, tool: str, file: str, **environment: str) -> Run:
             str(python), "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-W", "ignore", "-c", os.devnull,
             f"--rootdir={folder}", *TOOLS[tool], str(_WORK / file),
         ]  # fmt: skip
-        started, used = time.perf_counter(), _children_cpu()
+        started, used = time.perf_counter(), children_cpu()
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=folder, timeout=900)
-        seconds, cpu = time.perf_counter() - started, _children_cpu() - used
+        seconds, cpu = time.perf_counter() - started, children_cpu() - used
         text = done.stdout + done.stderr
         counted = int(calls.read_text(encoding="ascii")) if calls.exists() else 0
     outcomes = Counter(re.findall(r"^(PASSED|FAILED|SKIPPED|ERROR)\b", text, re.MULTILINE))
@@ -96,7 +96,7 @@ def _environment(compiled: Path) -> dict[str, str]:
     return {**kept, "PYTHONPYCACHEPREFIX": str(compiled)}
 
 
-def _children_cpu() -> float:
+def children_cpu() -> float:
     """Return user and system seconds of all processes that were waited for: a loaded machine moves them less."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

@@ -20,6 +20,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.peers import children_cpu
+
 SUITES: Final = ("numpy.lib", "numpy.ma", "pandas.tests.io.json", "pandas.tests.reshape", "pyarrow.tests.test_pandas")
 WHEELS: Final = ("numpy", "pandas", "pyarrow", "hypothesis", "pytest")
 _ACCUSED: Final = {"leaked", "grew", "unmeasurable"}
@@ -45,25 +49,25 @@ def versions(python: Path) -> str:
     return subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True).stdout
 
 
-def run(python: Path, suite: str, *options: str) -> tuple[float, str]:
-    """Run one suite from its wheel; return (seconds, the last line of pytest's output)."""
+def run(python: Path, suite: str, *options: str) -> tuple[float, float, str]:
+    """Run one suite from its wheel; return (seconds, CPU seconds, the last line of pytest's output)."""
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), children_cpu()
         done = subprocess.run(
             [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--pyargs", suite, *options],
             cwd=folder, capture_output=True, text=True, check=False,
             env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         )  # fmt: skip
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, children_cpu() - used
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"]
-    return seconds, lines[-1]
+    return seconds, cpu, lines[-1]
 
 
 def judge(python: Path, suite: str) -> list[dict[str, Any]]:
     """Judge every test of `suite`; print what was found, and return the records of what is not returned or retained."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
-        seconds, last = run(python, suite, *_JUDGE, f"--rssguard-json={report}")
+        seconds, _, last = run(python, suite, *_JUDGE, f"--rssguard-json={report}")
         if not report.exists():
             print(f"{suite}: no report: {last}", flush=True)
             return []
@@ -82,17 +86,18 @@ def judge(python: Path, suite: str) -> list[dict[str, Any]]:
 
 def compare(python: Path, repeats: int) -> None:
     """Time the suite without and with `--rssguard-all`, in turns, so that a slow minute of the machine hits both."""
-    times: dict[str, list[float]] = {"plain": [], "all": []}
+    runs: dict[str, list[tuple[float, float]]] = {"plain": [], "all": []}
     for _ in range(repeats):
         for name, options in (("plain", ("-p", "no:rssguard")), ("all", ("--rssguard-all",))):
-            seconds, last = run(python, _TIMED, *options)
-            times[name].append(seconds)
-            print(f"  {_TIMED} {name}: {seconds:.2f} s ({last})", flush=True)
-    ratios = [measured / plain for plain, measured in zip(times["plain"], times["all"], strict=True)]
-    print(
-        f"{_TIMED}: --rssguard-all takes {statistics.median(ratios):.3f} x plain pytest (median of {repeats} pairs, "
-        f"{min(ratios):.3f} to {max(ratios):.3f})"
-    )
+            seconds, cpu, last = run(python, _TIMED, *options)
+            runs[name].append((seconds, cpu))
+            print(f"  {_TIMED} {name}: {seconds:.2f} s, {cpu:.2f} s of CPU ({last})", flush=True)
+    for at, what in enumerate(("wall", "CPU")):
+        ratios = [measured[at] / plain[at] for plain, measured in zip(runs["plain"], runs["all"], strict=True)]
+        print(
+            f"{_TIMED}: --rssguard-all takes {statistics.median(ratios):.3f} x plain pytest, {what} time (median of "
+            f"{repeats} pairs, {min(ratios):.3f} to {max(ratios):.3f})"
+        )
 
 
 def main() -> None:
