@@ -55,7 +55,8 @@ def test_at_no_tolerance_a_few_bytes_a_round_are_found_and_clean_bodies_pass(inn
     assert tests["test_one_object"]["held"] == 16
     assert all(len(record["rounds"]) == 5 for record in tests.values())
     shown = inner(source).stdout
-    shown.fnmatch_lines(["rounds    every one of 5 rounds leaked 2,064 B in 1 block"])
+    # malloc may once take a hole of 2,080 bytes, whose rest would be no chunk: "2,064 B in 1 block at least, 2,080 at most"
+    shown.fnmatch_lines(["rounds    every one of 5 rounds leaked*2,064 B in 1 block*"])
 
 
 def test_what_only_the_first_round_costs_is_no_leak(records: Records) -> None:
