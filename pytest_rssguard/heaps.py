@@ -46,7 +46,7 @@ class Arena:
 def _words(image: Image, start: int, end: int) -> Iterator[tuple[memoryview, int]]:
     """Yield the resident words of [start, end), at most 4 MiB, as (words, address of the first)."""
     for run_start, run_end in image.runs(start, min(end, start + (4 << 20))):
-        view = image.window(max(run_start, start), min(run_end, end))
+        view = image.stretch(max(run_start, start), min(run_end, end))
         if view is not None:
             words, base, limit = view
             yield words[: (min(limit, end) - base) >> 3], base

@@ -16,8 +16,8 @@ class Plan:
     `trim`: purge the allocators before the judged reading too. `census`: take one at the baseline as well, for accounts
     that are exact at both ends. `within`: seconds in which what is still there may go. `purge`: trim before the baseline;
     `release`: trim after a verdict "retained", to see what comes back (a later round of the same test must not find the
-    heap trimmed in between). `several`: one of several rounds. `follows`: the round before has
-    just ended, and none but the guard's code has run since.
+    heap trimmed in between). `several`: one of several rounds. `follows`: the round before has just ended, and none
+    but the guard's code has run since.
     """
 
     trim: bool = False

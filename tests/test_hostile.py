@@ -53,6 +53,8 @@ class FakeImage:
         stop = min(base + 8 * len(words), (end + PAGE - 1) & -PAGE, start + 16 * PAGE)
         return (words[(start - base) >> 3 : (stop - base) >> 3], start, stop) if stop > start else None
 
+    stretch = window
+
     def word(self, address: int) -> int | None:
         self._look()
         found = self._find(address)
